@@ -4,15 +4,34 @@
 
 namespace tent {
 namespace {
-constexpr std::array<std::string_view, 26> kNames = {"ok",           "invalid_argument", "out_of_range",
-                                                     "unregistered", "segment_gone",     "overlapping",
-                                                     "read_only",    "unsupported",      "permission_denied",
-                                                     "auth_failed",  "cluster_mismatch", "version_mismatch",
-                                                     "protocol",     "peer_unreachable", "peer_dead",
-                                                     "link_failed",  "deadline",         "cancelled",
-                                                     "check_failed", "no_memory",        "busy",
-                                                     "name_in_use",  "port_in_use",      "closed",
-                                                     "forked",       "internal"};
+constexpr std::array<std::string_view, 28> kNames = {"ok",
+                                                     "invalid_argument",
+                                                     "out_of_range",
+                                                     "unregistered",
+                                                     "segment_gone",
+                                                     "overlapping",
+                                                     "read_only",
+                                                     "unsupported",
+                                                     "permission_denied",
+                                                     "auth_failed",
+                                                     "cluster_mismatch",
+                                                     "version_mismatch",
+                                                     "protocol",
+                                                     "peer_unreachable",
+                                                     "peer_dead",
+                                                     "link_failed",
+                                                     "deadline",
+                                                     "cancelled",
+                                                     "check_failed",
+                                                     "no_memory",
+                                                     "busy",
+                                                     "name_in_use",
+                                                     "port_in_use",
+                                                     "closed",
+                                                     "forked",
+                                                     "internal",
+                                                     "stale_epoch",
+                                                     "stale_incarnation"};
 }  // namespace
 
 std::string_view code_name(Code code) {

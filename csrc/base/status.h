@@ -38,6 +38,8 @@ enum class Code : uint16_t {
     closed = 23,
     forked = 24,
     internal = 25,
+    stale_epoch = 26,
+    stale_incarnation = 27,
 };
 
 // The code's stable name, e.g. "out_of_range".

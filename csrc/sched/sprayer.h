@@ -1,10 +1,10 @@
-// The sprayer: decides which bytes go over which link, when. Pure: no thread, no clock, no syscall, no float; events
-// come in with the time they happened, actions come out in a deterministic order. The same code runs in the engine and
-// in the simulator. Not thread-safe: one owner at a time.
+// The sprayer: decides which bytes go over which link, when. Pure: no thread, no clock, no syscall, no float;
+// events come in with the time they happened, actions come out in a deterministic order. The same code runs
+// in the engine and in the simulator. Not thread-safe: one owner at a time.
 //
-// What it sees: rails (capacity), links (local rail x remote rail, towards one peer), flows (a byte stream of a
-// transfer towards one peer, late-bound: cut into slices only when a link has room). What it does not see: memory,
-// sockets, ranges, errors of ranges. A slice is [begin, end) of a flow's stream.
+// What it sees: rails (capacity), links (local rail x remote rail, towards one peer), flows (a byte stream of
+// a transfer towards one peer, late-bound: cut into slices only when a link has room). What it does not see:
+// memory, sockets, ranges, errors of ranges. A slice is [begin, end) of a flow's stream.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,9 @@ struct LinkSpec {
     RailId remote = 0;
     Nanos latency = 0;          // one way, prior
     uint32_t max_attempts = 0;  // attempts in flight at most (transport's queue depth); 0 = no limit
-    // Links of a lower tier are used only while no link of a better (smaller) tier of the same peer can carry the flow:
-    // 0 = memory bus, 1 = network. (Same-host TCP shares the memory bus with shm, so it is never an extra rail.)
+    // Links of a lower tier are used only while no link of a better (smaller) tier of the same peer can carry
+    // the flow: 0 = memory bus, 1 = network. (Same-host TCP shares the memory bus with shm, so it is never an
+    // extra rail.)
     uint8_t tier = 1;
     std::string name;
 };
@@ -54,15 +55,16 @@ struct FlowSpec {
     Op op = Op::read;
     Priority priority = Priority::normal;
     Nanos deadline = kNever;
-    const SliceShape* shape = nullptr;         // outlives the flow; nullptr: cut anywhere
-    std::vector<LinkId> allowed;               // empty: all links of the peer. Order has no meaning
+    const SliceShape* shape = nullptr;  // outlives the flow; nullptr: cut anywhere
+    std::vector<LinkId> allowed;        // empty: all links of the peer. Order has no meaning
 };
 
 enum class Outcome : uint8_t {
     done,        // every byte in place
     link_error,  // the link failed it: its bytes go elsewhere
     revoked,     // fenced after a revoke (answer to Action::revoke), the bytes did not count
-    refused,     // the peer or a range said no: not the link's fault; the flow is told through Action::flow_failed
+    refused,     // the peer or a range said no: not the link's fault; the flow is told through
+                 // Action::flow_failed
 };
 
 struct Action {
@@ -71,9 +73,10 @@ struct Action {
         revoke,       // give up attempt `attempt` on `link`: transport fences it and reports Outcome::revoked
         flow_done,    // every byte of the flow is in place (result). Nothing more will be posted for it
         flow_failed,  // `reason`; everything outstanding is being revoked
-        flow_released,  // after done/failed/cancelled: no attempt of it is outstanding any more. The flow is forgotten
-        probe,        // please verify `link` with a fresh connection; answer with link_probe()
-        link_state,   // `link` changed to `state` (for metrics and logs)
+        flow_released,  // after done/failed/cancelled: no attempt of it is outstanding any more. The flow is
+                        // forgotten
+        probe,          // please verify `link` with a fresh connection; answer with link_probe()
+        link_state,     // `link` changed to `state` (for metrics and logs)
     };
     Kind kind{};
     FlowId flow = 0;
@@ -89,7 +92,8 @@ struct LinkView {  // a snapshot for metrics, `tent top`, predictions
     LinkState state{};
     uint64_t rate_Bps = 0, burst = 0, in_flight = 0;
     Nanos latency = 0;
-    // Invariant 9: posted = used + superseded + revoked + failed + outstanding (attempts, and the same in bytes).
+    // Invariant 9: posted = used + superseded + revoked + failed + outstanding (attempts, and the same in
+    // bytes).
     uint64_t posted = 0, used = 0, superseded = 0, revoked = 0, failed = 0, outstanding = 0;
     uint64_t bytes_posted = 0, bytes_used = 0, reissued = 0;
 };
@@ -100,7 +104,7 @@ struct Settings {
     uint64_t initial_rate_Bps = 1'000'000'000;  // until a rail has shown its own
     Nanos suspect_floor = 5 * kMillisecond;     // least patience beyond the prediction
     Nanos probe_interval = 50 * kMillisecond;
-    uint64_t window_slices = 2;                 // slices in flight beyond the bandwidth-delay product
+    uint64_t window_slices = 2;  // slices in flight beyond the bandwidth-delay product
 };
 
 class Sprayer {
@@ -111,8 +115,8 @@ class Sprayer {
     RailId add_rail(const RailSpec& spec);
     // A new link is `up` (its transport has connected it). Ids are never reused.
     LinkId add_link(const LinkSpec& spec, Nanos now);
-    // Evidence from transport or kernel: down = error, carrier loss (outstanding attempts are revoked and re-issued
-    // elsewhere); up = usable again (goes through probation).
+    // Evidence from transport or kernel: down = error, carrier loss (outstanding attempts are revoked and
+    // re-issued elsewhere); up = usable again (goes through probation).
     void link_down(LinkId link, Nanos now);
     void link_up(LinkId link, Nanos now);
     void link_probe(LinkId link, bool good, Nanos now);
@@ -134,11 +138,12 @@ class Sprayer {
     void tick(Nanos now);
     Nanos next_wakeup() const;  // kNever when idle
 
-    // Bind slices to links with room and drain what happened. False when there is nothing (left) to do. An action is
-    // handed out once; the caller performs it before asking for the next one.
+    // Bind slices to links with room and drain what happened. False when there is nothing (left) to do. An
+    // action is handed out once; the caller performs it before asking for the next one.
     bool next(Action& action, Nanos now);
 
-    // How long `bytes` towards `peer` would take if submitted now, behind what is queued in its class and above.
+    // How long `bytes` towards `peer` would take if submitted now, behind what is queued in its class and
+    // above.
     Nanos predict(PeerId peer, uint64_t bytes, Priority priority, Nanos now) const;
     LinkView view(LinkId link) const;
     size_t flows() const;

@@ -1,0 +1,45 @@
+// Which attempts of a session may still land. The side that owns the destination keeps it. Attempt numbers
+// rise within a session, and a revoke covers attempts that have not been seen yet. Pure.
+#pragma once
+
+#include <vector>
+
+#include "model/types.h"
+
+namespace tent::proto {
+
+class AttemptTable {
+  public:
+    // May the attempt land (or go on landing)? Checked before every receive into a destination.
+    bool admits(AttemptId attempt) const;
+    void revoke(AttemptId attempt);
+    // Every attempt below `floor` is revoked. The floor never falls.
+    void raise_floor(AttemptId floor);
+    AttemptId floor() const { return floor_; }
+    size_t revoked_above_floor() const { return revoked_.size(); }
+    // The set is bounded: when it is full, the smallest revoked number becomes the floor's next candidate;
+    // the initiator is expected to raise the floor with each revoke. True if a revoke was refused for want of
+    // room (close the session).
+    bool overflowed() const { return overflowed_; }
+
+  private:
+    static constexpr size_t kMaxRevoked = 4096;
+    AttemptId floor_ = 0;
+    std::vector<AttemptId> revoked_;  // sorted, all >= floor_
+    bool overflowed_ = false;
+};
+
+// The initiator's side of it: which attempts are unfinished, hence the floor to send along with a revoke.
+class AttemptWindow {
+  public:
+    AttemptId open();               // a new, higher number
+    void close(AttemptId attempt);  // ended (any outcome)
+    AttemptId floor() const;        // the smallest unfinished, or the next number when none is
+    size_t unfinished() const { return open_.size(); }
+
+  private:
+    AttemptId next_ = 1;
+    std::vector<AttemptId> open_;  // sorted
+};
+
+}  // namespace tent::proto
