@@ -1,0 +1,1 @@
+"""What this host is: its identity, interfaces, memory and limits. Reads the kernel's files; changes nothing."""
