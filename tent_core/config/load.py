@@ -15,6 +15,7 @@ import ipaddress
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -32,7 +33,9 @@ Source = str | os.PathLike[str] | Mapping[str, Any] | Config | None
 _RESERVED = frozenset({"TENT_CONFIG"})
 _RESERVED_PREFIXES = ("TENT_TEST_", "TENT_E2E_", "TENT_DEMO_", "TENT_CI_", "TENT_BENCH_")
 # Kubernetes describes a service called "tent…" to every pod with such variables; they are not ours.
-_SERVICE_NAME = re.compile(r"^TENT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)$")
+_SERVICE_NAME = re.compile(
+    r"^TENT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)$"
+)
 _SERVICE_URL = re.compile(r"^(tcp|udp|sctp)://")
 _MAX_FILE = 1 << 20
 
@@ -100,9 +103,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _parse_toml(decoded: str) -> Mapping[str, Any]:
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
     parsed: Mapping[str, Any] = tomllib.loads(decoded)
     return parsed
@@ -150,7 +153,11 @@ def _nearest(key: str) -> str:
 def _environment(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str, bool]]:
     by_variable = {variable_name(key): key for key in settings()}
     for variable in sorted(env):
-        if not variable.startswith("TENT_") or variable in _RESERVED or variable.startswith(_RESERVED_PREFIXES):
+        if (
+            not variable.startswith("TENT_")
+            or variable in _RESERVED
+            or variable.startswith(_RESERVED_PREFIXES)
+        ):
             continue
         key = by_variable.get(variable)
         if key is None and _SERVICE_NAME.match(variable):

@@ -52,7 +52,9 @@ def _make(default: object, meta: Setting) -> Any:
     return field(default=default, metadata={"setting": meta}, repr=not (meta.secret or meta.url))
 
 
-def text(default: str, help: str, *, choices: tuple[str, ...] = (), secret: bool = False, url: bool = False) -> Any:
+def text(
+    default: str, help: str, *, choices: tuple[str, ...] = (), secret: bool = False, url: bool = False
+) -> Any:
     return _make(default, Setting(Kind.text, help, choices=choices, secret=secret, url=url))
 
 
@@ -81,7 +83,9 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    name: str = text("", "Name of this node in the directory; empty: made from host, process and random bits.")
+    name: str = text(
+        "", "Name of this node in the directory; empty: made from host, process and random bits."
+    )
     host_identity: str = text("", "Nodes with the same identity share memory; empty: the kernel's boot id.")
     bind: tuple[str, ...] = names(
         "Addresses or interfaces to listen on; empty: every rail when there is a secret, else loopback."
@@ -93,19 +97,27 @@ class NodeConfig:
 @dataclass(frozen=True)
 class DirectoryConfig:
     url: str = text(
-        "", "redis://, rediss://, unix://, redis+cluster:// or redis+sentinel:// URL; empty: embedded.", url=True
+        "",
+        "redis://, rediss://, unix://, redis+cluster:// or redis+sentinel:// URL; empty: embedded.",
+        url=True,
     )
-    timeout_ms: int = integer(100, "ms", "Bound of one directory operation; beyond it look-ups miss.", low=1, high=60_000)
+    timeout_ms: int = integer(
+        100, "ms", "Bound of one directory operation; beyond it look-ups miss.", low=1, high=60_000
+    )
     node_ttl_ms: int = integer(
         10_000, "ms", "A node's record disappears so long after its last sign of life.", low=500, high=_DAY_MS
     )
-    embedded_dir: str = text("", "Folder of the embedded directory; empty: one under the user's runtime folder.")
+    embedded_dir: str = text(
+        "", "Folder of the embedded directory; empty: one under the user's runtime folder."
+    )
 
 
 @dataclass(frozen=True)
 class StoreConfig:
     capacity: int = size("1GiB", "Memory that this node gives to cached pages; 0: none.", low="0")
-    extent: int = size("64MiB", "Memory is filled, lent and reclaimed in pieces of this size.", low="1MiB", high=16 << 30)
+    extent: int = size(
+        "64MiB", "Memory is filled, lent and reclaimed in pieces of this size.", low="1MiB", high=16 << 30
+    )
     prefault: bool = flag(True, "Touch the memory in the background, so that the first put is not slow.")
     check: bool = flag(True, "Verify the page check of every page read. Off only for measurements.")
 
@@ -113,16 +125,30 @@ class StoreConfig:
 @dataclass(frozen=True)
 class EngineConfig:
     deadline_ms: int = integer(30_000, "ms", "Deadline of a transfer that names none.", low=1, high=_DAY_MS)
-    session_lease_ms: int = integer(3_000, "ms", "A peer that cannot renew for so long is fenced off.", low=100, high=600_000)
-    heartbeat_ms: int = integer(10, "ms", "Between heartbeats to a peer with work in flight.", low=1, high=60_000)
-    idle_heartbeat_ms: int = integer(1_000, "ms", "Between heartbeats to a peer used lately.", low=1, high=600_000)
+    session_lease_ms: int = integer(
+        3_000, "ms", "A peer that cannot renew for so long is fenced off.", low=100, high=600_000
+    )
+    heartbeat_ms: int = integer(
+        10, "ms", "Between heartbeats to a peer with work in flight.", low=1, high=60_000
+    )
+    idle_heartbeat_ms: int = integer(
+        1_000, "ms", "Between heartbeats to a peer used lately.", low=1, high=600_000
+    )
     spin_us: int = integer(20, "us", "How long a waiter spins before it sleeps.", high=1_000_000)
-    copy_threads: int = integer(0, "", "Threads that copy large ranges; 0: from the number of cores.", high=256)
-    inline_bytes: int = size("256KiB", "Up to this size a memory copy is done by the submitting thread.", low="0", high=1 << 30)
+    copy_threads: int = integer(
+        0, "", "Threads that copy large ranges; 0: from the number of cores.", high=256
+    )
+    inline_bytes: int = size(
+        "256KiB", "Up to this size a memory copy is done by the submitting thread.", low="0", high=1 << 30
+    )
     slice_min: int = size("64KiB", "Smallest slice of a larger transfer.", low="4KiB", high=1 << 30)
     slice_max: int = size("4MiB", "Largest slice.", low="4KiB", high=1 << 30)
-    quarantine: int = size("64MiB", "Memory lent to one writer that may wait for proof that it is gone.", low="0")
-    connect_timeout_ms: int = integer(2_000, "ms", "Bound of connecting to a peer, handshake included.", low=1, high=600_000)
+    quarantine: int = size(
+        "64MiB", "Memory lent to one writer that may wait for proof that it is gone.", low="0"
+    )
+    connect_timeout_ms: int = integer(
+        2_000, "ms", "Bound of connecting to a peer, handshake included.", low=1, high=600_000
+    )
 
 
 @dataclass(frozen=True)
@@ -131,19 +157,30 @@ class TcpConfig:
     congestion: str = text("cubic", "Congestion control of bulk connections; empty: the kernel's default.")
     sndbuf: int = size("4MiB", "Kernel send buffer of a bulk connection.", low="4KiB", high=1 << 30)
     rcvbuf: int = size("4MiB", "Kernel receive buffer of a bulk connection.", low="4KiB", high=1 << 30)
-    notsent_lowat: int = size("256KiB", "Unsent bytes that a socket may hold; bytes in it are bound to its link.", low="4KiB", high=1 << 30)
+    notsent_lowat: int = size(
+        "256KiB",
+        "Unsent bytes that a socket may hold; bytes in it are bound to its link.",
+        low="4KiB",
+        high=1 << 30,
+    )
 
 
 @dataclass(frozen=True)
 class ShmConfig:
     enabled: bool = flag(True, "Use shared memory between nodes of one host.")
-    pull: bool = flag(True, "Read private memory of same-host peers with process_vm_readv where the kernel allows it.")
+    pull: bool = flag(
+        True, "Read private memory of same-host peers with process_vm_readv where the kernel allows it."
+    )
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    level: str = text("warning", "Least severe messages to log.", choices=("debug", "info", "warning", "error"))
-    interval_s: int = integer(10, "s", "A message that repeats is logged at most once in so long.", high=86_400)
+    level: str = text(
+        "warning", "Least severe messages to log.", choices=("debug", "info", "warning", "error")
+    )
+    interval_s: int = integer(
+        10, "s", "A message that repeats is logged at most once in so long.", high=86_400
+    )
 
 
 class Effective(NamedTuple):
