@@ -1,0 +1,82 @@
+// The one contract between TENT and a way to move bytes. A transport states what it can do, posts attempts and reports
+// what became of them. It decides nothing: no retry, no choice of path, no fallback.
+//
+// Threads: every call and every callback happens with the engine's loop token held, one at a time. A transport that has
+// threads of its own hands their results over on the loop (see shm's copier).
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/status.h"
+#include "model/types.h"
+#include "proto/wire.h"
+
+namespace tent::transport {
+
+// How an attempt that was given up is fenced.
+enum class Fence : uint8_t {
+    local,   // by this side alone, when revoke() is answered: reads over sockets, copies by our own threads
+    owner,   // the owner confirms that it takes nothing more of the attempt
+};
+
+struct Capabilities {
+    const char* name = "";
+    bool same_host_only = false;
+    bool one_sided = false;         // the owner's CPU takes no part in a transfer
+    Fence read_fence = Fence::local;
+    Fence write_fence = Fence::owner;
+    uint32_t remote_kinds = 0;      // bit per proto::SegmentKind it can reach
+    uint32_t max_pieces = 0;        // of one attempt
+    uint64_t max_bytes = 0;         // of one attempt
+};
+
+struct LocalPiece {
+    uint8_t* address = nullptr;
+    uint64_t length = 0;
+};
+
+// One posting of one slice. The pieces pair up by bytes, not by index; both sums equal `bytes`. The spans are copied by
+// post() as far as the transport needs them later.
+struct Attempt {
+    AttemptId id = 0;
+    Op op = Op::read;
+    Priority priority = Priority::normal;
+    std::span<const proto::Piece> remote;
+    std::span<const LocalPiece> local;
+    uint64_t bytes = 0;
+};
+
+enum class End : uint8_t {
+    done,     // every byte is in place (write: the owner said so)
+    link,     // the link failed; fenced: nothing of it can land any more
+    revoked,  // answer to revoke(): fenced
+    range,    // a piece was refused by the owner: `piece` says which (kNoId: the attempt as a whole); nothing more lands
+};
+
+// What the engine hears. Never called from inside post() or revoke().
+class Sink {
+  public:
+    virtual ~Sink() = default;
+    virtual void attempt_ended(AttemptId attempt, End end, Status status, uint32_t piece) = 0;
+    // The channel is unusable; every attempt posted on it still gets its own attempt_ended.
+    virtual void channel_down(class Channel* channel, const Status& why) = 0;
+};
+
+// One link's means of moving slices towards one peer.
+class Channel {
+  public:
+    virtual ~Channel() = default;
+    virtual const Capabilities& capabilities() const = 0;
+    // Not ok: nothing was posted, and no callback follows.
+    virtual Status post(const Attempt& attempt) = 0;
+    // Gives an attempt up. attempt_ended() follows (revoked, or whatever came first).
+    virtual void revoke(AttemptId attempt) = 0;
+    // Ends everything on it: attempts end with End::link as soon as they are fenced.
+    virtual void close(const Status& why) = 0;
+    // True while nothing it posted can touch memory any more.
+    virtual bool quiet() const = 0;
+};
+
+}  // namespace tent::transport
