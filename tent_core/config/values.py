@@ -58,7 +58,7 @@ def format_size(value: int) -> str:
 
 
 def parse_duration(text: str, unit: str) -> int:
-    """``"2s"`` as a whole number of ``unit`` (``ns``, ``us``, ``ms``, ``s`` or ``min``); a bare number is in ``unit``."""
+    """``"2s"`` as a whole number of ``unit`` (ns, us, ms, s, min); a bare number is in ``unit``."""
     match = _SIZE.match(text)
     given = (match.group(2).lower() or unit) if match else ""
     if match is None or given not in _NANOSECONDS:

@@ -1,0 +1,112 @@
+# The tiers of tests/run.sh, one function each. Sourced; each runs in a subshell and answers by its exit status.
+
+bin="$build/venv/bin"
+package_folders=(tent_core metadata/tent_metadata connectors/tent_vllm connectors/tent_sglang)
+
+# in_tests TIER FOLDER...: pytest over these folders, from a neutral folder, so that the installed package is tested
+# and not the source tree. Results go to build/ci/results for the summary.
+in_tests() {
+    local tier=$1 folder folders=() extra=()
+    shift
+    for folder in "$@"; do
+        [ -d "$root/$folder" ] && folders+=("$root/$folder")
+    done
+    [ ${#folders[@]} -gt 0 ] || { echo "no tests for $tier" >&2 && return 1; }
+    read -r -a extra <<<"${PYTEST_ARGS:-}"
+    cd "$build/cwd" || return 1
+    "${TENT_TEST_PYTHON:-$bin/python}" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -q \
+        -p no:cacheprovider --durations=5 --junitxml="$build/results/$tier.xml" "${folders[@]}" "${extra[@]}"
+}
+
+tier_lint() {
+    local result=0 sources
+    cd "$root" || return 1
+    "$bin/ruff" check . || result=1
+    "$bin/mypy" "${package_folders[@]}" benchmarks || result=1
+    mapfile -t sources < <(git ls-files '*.cpp' '*.h' 2>/dev/null || find csrc tests/native benchmarks -name '*.cpp' -o -name '*.h')
+    "$bin/clang-format" --dry-run -Werror "${sources[@]}" || result=1
+    return $result
+}
+
+# build_native NAME CMAKE-OPTION...: a CMake build of csrc under build/ci/NAME.
+build_native() {
+    local folder="$build/$1"
+    shift
+    PATH="$bin:$PATH" "$bin/cmake" -S "$root/csrc" -B "$folder" -G Ninja -Wno-dev \
+        -DPython_EXECUTABLE="$bin/python" -Dpybind11_DIR="$("$bin/python" -m pybind11 --cmakedir)" "$@" >"$folder.log" 2>&1 &&
+        "$bin/cmake" --build "$folder" --parallel "$(nproc)" >>"$folder.log" 2>&1 || {
+        tail -60 "$folder.log" >&2
+        return 1
+    }
+}
+
+# run_ctest NAME: the native tests of a build.
+run_ctest() {
+    (cd "$build/$1" && "$bin/ctest" --output-on-failure --timeout 300 --output-junit "$build/results/$1.xml")
+}
+
+# python_site NAME: the Python packages beside the native module of build NAME; prints the folder for PYTHONPATH.
+python_site() {
+    local site="$build/$1/site"
+    rm -rf "$site"
+    mkdir -p "$site"
+    (cd "$root" && cp -r tent_core metadata/tent_metadata connectors/tent_vllm connectors/tent_sglang "$site/") &&
+        rm -f "$site"/tent_core/_native*.so && cp "$build/$1"/_native*.so "$site/tent_core/" && echo "$site"
+}
+
+tier_native() {
+    build_native native -DTENT_BUILD_TESTS=ON -DTENT_BUILD_PYTHON=OFF && run_ctest native
+}
+
+tier_unit() { in_tests unit tests/unit; }
+tier_contract() { in_tests contract tests/contract; }
+tier_metadata() { in_tests metadata tests/metadata; }
+tier_store() { in_tests store tests/store; }
+tier_integration() { in_tests integration tests/integration tests/fault tests/connectors; }
+
+tier_sanitize() {
+    local result=0 site preload options
+    export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:allocator_may_return_null=1"
+    export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
+    export TSAN_OPTIONS="halt_on_error=1:suppressions=$root/tests/ci/tsan.supp"
+    options=(-DTENT_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo)
+    # The native tests own all that they allocate, so there leaks count; an interpreter leaks by design.
+    build_native asan "${options[@]}" -DTENT_SANITIZE=address -DTENT_BUILD_PYTHON=ON &&
+        ASAN_OPTIONS="detect_leaks=1:abort_on_error=1" run_ctest asan || result=1
+    if site=$(python_site asan); then
+        preload="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so)"
+        (LD_PRELOAD="$preload" PYTHONPATH="$site" PYTHONMALLOC=malloc in_tests asan-contract tests/contract) || result=1
+    fi
+    build_native tsan "${options[@]}" -DTENT_SANITIZE=thread -DTENT_BUILD_PYTHON=OFF && run_ctest tsan || result=1
+    return $result
+}
+
+tier_protections() {
+    local site
+    build_native switches -DTENT_BUILD_TESTS=ON -DTENT_TEST_SWITCHES=ON -DTENT_BUILD_PYTHON=ON || return 1
+    site=$(python_site switches) || return 1
+    cd "$build/cwd" || return 1
+    PYTHONPATH="$site" "$bin/python" "$root/tests/ci/protections.py" --build "$build/switches" --tests "$root/tests" \
+        --results "$build/results"
+}
+
+# in_engine NAME: the end-to-end tests of a serving engine, in its own environment.
+in_engine() {
+    local name=$1 engine_venv
+    engine_env "$name" || return 1
+    # One run at a time uses the environment: its wheel is that of this checkout.
+    exec 8>"$engine_venv.use"
+    flock 8
+    install_wheel "$engine_venv" || return 1
+    PATH="$engine_venv/bin:$PATH" VIRTUAL_ENV="$engine_venv" TENT_TEST_PYTHON="$engine_venv/bin/python" \
+        in_tests "e2e-$name" "e2e/$name"
+}
+
+tier_e2e_vllm() { in_engine vllm; }
+tier_e2e_sglang() { in_engine sglang; }
+
+tier_bench() {
+    build_native bench -DTENT_BUILD_BENCH=ON -DTENT_BUILD_PYTHON=OFF -DCMAKE_BUILD_TYPE=Release || return 1
+    cd "$build/cwd" || return 1
+    TENT_BENCH_NATIVE="$build/bench/bench" "$bin/python" -m tent_benchmarks.report --quick --out "$build/results/bench.json"
+}
