@@ -1,0 +1,245 @@
+"""`TentHiCacheStorage`: SGLang's HiCache pages in TENT's page store.
+
+SGLang calls from four threads of its own. Once the backend is attached nothing is raised into them: the worst
+answer is a miss. Translation only: placement, transfers and checks are the store's business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tent_core.config import load_config
+from tent_core.errors import Closed, Unsupported
+from tent_core.store import PageStore
+
+from .flat import FlatPages
+from .guard import Guard, log
+from .identity import model_fields, namespace_fields
+from .mover import Mover, Op
+from .policy import boundary, leading, restorable_all, restorable_trailing
+from .pool import HostPool
+from .settings import split_extra_config
+from .sglang_api import HiCacheStorage, pool_transfer_result, server_args, storage_metrics, text
+
+__all__ = ["TentHiCacheStorage"]
+
+KV = "kv"
+
+
+class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
+    """A HiCache storage backend over one PageStore, opened at attach and closed at detach.
+
+    Owns its store; borrows SGLang's host pools, which it registers and, in `close`, deregisters: when `close` has
+    returned nothing of TENT touches them any more, and a new backend may be attached over the same memory.
+    """
+
+    def __init__(
+        self, storage_config: Any, kwargs: dict[str, Any] | None = None, *, store: Any = None
+    ) -> None:
+        """Called by SGLang's `dynamic` loader. A `store` given replaces the one that the configuration describes,
+        and stays its giver's to close.
+
+        Raises ConfigError on a bad configuration and Unsupported on a mode that is not built. SGLang reports that
+        to whoever asked for the attachment; nothing is running yet.
+        """
+        config, settings = split_extra_config(storage_config.extra_config)
+        if getattr(storage_config, "should_split_heads", False):
+            raise Unsupported(
+                "tp_lcm_size: pages shared by different tensor-parallel sizes are not supported"
+            )
+        self._storage_config = storage_config
+        self._guard = Guard()
+        self._model = model_fields(server_args())
+        self._owns_store = store is None
+        self._store = PageStore.open(load_config(config)) if store is None else store
+        self._mover = Mover(self._store, settings, self._guard)
+        self._flat = FlatPages(self._store, self._mover, self._flat_namespace)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._segments: dict[tuple[int, int], Any] = {}
+        self._pools: dict[str, HostPool] = {}
+        self._refused: dict[str, str] = {}
+        log.info("attached: node %s", getattr(self._store, "node_name", "?"))
+
+    # ---- pools -------------------------------------------------------------------------------------------------
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        """The pool of the main KV cache. Raises Unsupported when its pages have no addresses."""
+        self.mem_pool_host = mem_pool_host
+        self._add_pool(KV, mem_pool_host)
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """A pool by name: the main one again, or a sidecar. One that cannot be served never has a page."""
+        name = text(host_pool_name)
+        known = self._pools.get(name)
+        if known is not None and known.pool is host_pool:
+            return
+        try:
+            self._add_pool(name, host_pool)
+        except Unsupported as refusal:
+            self._refused[name] = str(refusal)
+            self._guard.warn(f"pool:{name}", "prompts that need pool %s will always miss: %s", name, refusal)
+
+    def on_host_pools_registered(self) -> None:
+        """The first registrations are done. Raises Unsupported when a pool of this model cannot be served.
+
+        Every prompt would miss for the lack of it: better said now.
+        """
+        if self._refused:
+            raise Unsupported("; ".join(self._refused.values()))
+
+    def _add_pool(self, name: str, pool: Any) -> None:
+        host = HostPool(name, pool, self._store, self._segments)
+        host.namespace = self._namespace(pool, name, "parts", [int(length) for length in host.part_lengths])
+        self._pools[name] = host
+
+    def _namespace(self, pool: Any, name: str, form: str, lengths: list[int]) -> Any:
+        fields = namespace_fields(self._storage_config, pool, name, form, lengths, self._model)
+        return self._store.namespace(fields)
+
+    def _flat_namespace(self, length: int) -> Any:
+        return self._namespace(self._pool(KV).pool, KV, "flat", [length])
+
+    # ---- lookup ------------------------------------------------------------------------------------------------
+
+    def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
+        """Number of `keys` found, from the front without a gap."""
+        return self._guard.run("exists", lambda: leading(self._present(KV, keys)), lambda: 0)
+
+    def exists(self, key: str) -> bool:
+        return self.batch_exists([key]) == 1
+
+    def batch_exists_v2(self, keys: Sequence[str], pool_transfers: Any = None, extra_info: Any = None) -> Any:
+        """The longest prefix whose KV pages and sidecars are all there, and how far each pool goes."""
+        nothing: tuple[int, dict[Any, int], list[int]] = (0, {}, [])
+        found = self._guard.run(
+            "exists", lambda: self._restorable(keys, pool_transfers or ()), lambda: nothing
+        )
+        return pool_transfer_result(*found)
+
+    def _restorable(
+        self, keys: Sequence[str], transfers: Sequence[Any]
+    ) -> tuple[int, dict[Any, int], list[int]]:
+        """(longest prefix, pages by pool, every prefix length that can be restored)."""
+        pages = leading(self._present(KV, keys))
+        hits: dict[Any, int] = {KV: pages} if pages else {}
+        prefixes = np.ones(pages, dtype=np.bool_)
+        for transfer in transfers:
+            rule = text(transfer.hit_policy)
+            if not prefixes.any() or rule == "block_groups":
+                continue  # a block group is a second form of pages found already: it never decides
+            if rule not in ("all_pages", "trailing_pages"):
+                raise Unsupported(f"hit policy {rule!r} of pool {text(transfer.name)!r} is not known to TENT")
+            present = self._present(text(transfer.name), keys[:pages])
+            window = max(1, len(transfer.keys or ()))
+            own = restorable_all(present) if rule == "all_pages" else restorable_trailing(present, window)
+            if own.any():
+                hits[transfer.name] = boundary(own)
+            prefixes &= own
+        return boundary(prefixes), hits, (np.flatnonzero(prefixes) + 1).tolist()
+
+    def _present(self, name: str, keys: Sequence[str]) -> Any:
+        """Per key whether its page is there. A pool that this backend refused has none."""
+        if name in self._refused:
+            return np.zeros(len(keys), dtype=np.bool_)
+        pool = self._pool(name)
+        return self._mover.present(pool.namespace, keys, pool.page_bytes)
+
+    # ---- zero-copy pages ---------------------------------------------------------------------------------------
+
+    def batch_get_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+        """Reads pages into the host pool; those that are False hold undefined bytes."""
+        return self._move("get", KV, keys, host_indices)
+
+    def batch_set_v1(self, keys: Sequence[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+        """Stores pages out of the host pool. One that the store has already is a success."""
+        return self._move("set", KV, keys, host_indices)
+
+    def batch_get_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
+        return {t.name: self._move("get", text(t.name), t.keys or [], t.host_indices) for t in transfers}
+
+    def batch_set_v2(self, transfers: Sequence[Any], extra_info: Any = None) -> dict[Any, list[bool]]:
+        return {t.name: self._move("set", text(t.name), t.keys or [], t.host_indices) for t in transfers}
+
+    def _move(self, op: Op, name: str, keys: Sequence[str], host_indices: Any) -> list[bool]:
+        def call() -> list[bool]:
+            pool = self._pool(name)
+            addresses = pool.locate(host_indices, len(keys))
+            return self._mover.move(op, pool.namespace, keys, addresses, pool.part_lengths)
+
+        return self._guard.run(op, call, lambda: [False] * len(keys)) if len(keys) else []
+
+    # ---- copying calls -----------------------------------------------------------------------------------------
+
+    def get(self, key: str, target_location: Any = None, target_sizes: Any = None) -> Any:
+        """`target_location` filled with the page, or None."""
+        return self.batch_get([key], [target_location])[0]
+
+    def batch_get(
+        self, keys: Sequence[str], target_locations: Any = None, target_sizes: Any = None
+    ) -> list[Any]:
+        """Per key its target, filled, or None."""
+        targets = target_locations or []
+        return self._guard.run("get", lambda: self._flat.get(keys, targets), lambda: [None] * len(keys))
+
+    def set(self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None) -> bool:
+        return self.batch_set([key], [target_location if value is None else value])
+
+    def batch_set(
+        self, keys: Sequence[str], values: Any = None, target_locations: Any = None, target_sizes: Any = None
+    ) -> bool:
+        """True when every page is stored, by this call or before it."""
+        sources = values if values is not None else target_locations or []
+        return self._guard.run("set", lambda: self._flat.set(keys, sources), lambda: False)
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Forgets every page of this model, layout and rank on all nodes; pages of others stay.
+
+        Raises when the directory cannot be told: SGLang then answers that request with a failure, not "cleared".
+        """
+        for pool in self._pools.values():
+            self._store.clear(pool.namespace)
+        for namespace in self._flat.namespaces():
+            self._store.clear(namespace)
+
+    def get_stats(self) -> Any:
+        """SGLang's StorageMetrics of the transfers since the last call. No I/O, no wait."""
+        take = self._mover
+        return self._guard.run(
+            "stats", lambda: storage_metrics(take.reads.take(), take.writes.take()), lambda: None
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Pages and bytes moved, misses by reason and faults held back, since the attachment."""
+        return self._guard.counts()
+
+    def follow_stop_event(self, event: threading.Event) -> None:
+        """While `event` is set SGLang waits for its storage threads: transfers end early, as misses."""
+        self._mover.follow(event)
+
+    def close(self) -> None:
+        """Ends the attachment: deregisters the pools, then closes the store. May be called again."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._guard.run("close", self._flat.close, lambda: None)
+        for segment in self._segments.values():
+            self._guard.run("close", segment.close, lambda: None)
+        if self._owns_store:
+            self._store.close()
+        log.info("detached: %s", self.counters())
+
+    def _pool(self, name: str) -> HostPool:
+        if self._closed:
+            raise Closed("the TENT backend of this SGLang process is detached; attach it again")
+        pool = self._pools.get(name)
+        if pool is None:
+            raise Unsupported(self._refused.get(name, f"SGLang registered no host pool named {name!r}"))
+        return pool
