@@ -2,20 +2,23 @@
 // themselves and whom they expect, before anything is read or written for the peer. Pure: bytes in, bytes
 // out.
 //
-//   initiator -> HELLO   magic, version range, cluster id, who I am, whom I expect, purpose, session id,
-//   nonce Ni owner     -> REPLY   version chosen, who I am, nonce No, HMAC(secret, "owner" | transcript so
-//   far) initiator -> PROOF   HMAC(secret, "initiator" | transcript so far) owner     -> ACCEPT  (or REJECT
-//   code + message, at any point)
+//   initiator -> HELLO   version range, cluster id, who I am, whom I expect, purpose, session id, nonce Ni
+//   owner     -> REPLY   version chosen, who I am, nonce No, HMAC(secret, "owner" | transcript so far)
+//   initiator -> PROOF   HMAC(secret, "initiator" | transcript so far)
+//   owner     -> ACCEPT  (either side: REJECT code + message, at any point)
 //
-// Roles and both nonces are under the HMAC, so neither replay nor reflection works. With an empty secret the
-// HMAC is keyed with zero bytes: integrity of the exchange only (the engine then listens on loopback and unix
-// sockets alone). Sizes are bounded: a message is <= kMaxHandshake bytes, framed by u16 length after a 4-byte
-// magic.
+// A message is "TENT", u16 bytes that follow, u8 kind, fields; at most kMaxHandshake bytes in all. HELLO and
+// REPLY end with an extension block that this version leaves empty and skips, so that a later version's HELLO
+// can be answered. The transcript is every byte sent so far by either side. Roles and both nonces are under
+// the HMAC, so neither replay nor reflection works. With an empty secret the HMAC is keyed with zero bytes:
+// integrity of the exchange only (the engine then listens on loopback and unix sockets alone). A REJECT
+// proves nothing about who sent it: it ends this connection and no more.
 #pragma once
 
 #include <string>
 
 #include "base/bytes.h"
+#include "base/digest.h"
 #include "base/status.h"
 
 namespace tent::proto {
@@ -57,9 +60,16 @@ class Handshake {
     enum class Role : uint8_t { initiator, owner };
     Handshake(Role role, HandshakeConfig config);
 
+    // Can this configuration be put on the wire (lengths, version range, nonce drawn)? The engine asks once
+    // when it starts; a Handshake made from one that cannot fails at its first feed().
+    static Status check(const HandshakeConfig& config);
+
     // Feeds received bytes; `consumed` <= in.size() (bytes after the handshake belong to frames and are
-    // left). Not ok: the connection is to be closed after sending what take_output() holds (a REJECT);
-    // status() says why: auth_failed, cluster_mismatch, version_mismatch, stale_incarnation, protocol ...
+    // left). Not ok: the connection is to be closed after sending what take_output() holds (a REJECT, or
+    // nothing where the peer does not speak TENT). The status says why: auth_failed (secrets differ, replay),
+    // cluster_mismatch, version_mismatch, stale_incarnation (the expected name, another incarnation),
+    // peer_unreachable (the address leads to another node), protocol (not TENT, or malformed); or what the
+    // peer's REJECT said. It stays so: a failed handshake answers every later feed() alike.
     Status feed(ByteView in, size_t& consumed);
     // Bytes to send now (empty when none). The initiator has some right after construction.
     Bytes take_output();
@@ -67,16 +77,25 @@ class Handshake {
     const HandshakeResult& result() const;  // valid when finished
 
   private:
-    struct State;
     Role role_;
     HandshakeConfig config_;
     HandshakeResult result_;
     Bytes out_, in_, transcript_;
-    Id128 peer_nonce_{};
-    int step_ = 0;
+    bool waiting_for_first_ = true;  // HELLO or REPLY; then PROOF or ACCEPT
     bool finished_ = false;
-    Status step(ByteView message);
-    Status fail(Code code, const std::string& why);
+    Status failed_;
+
+    void send(const Bytes& body, size_t untranscribed = 0);
+    void send_hello();
+    void send_reply();
+    Status step(ByteView message, ByteView body);
+    Status on_hello(ByteView message, Reader r);
+    Status on_reply(ByteView message, Reader r);
+    Status on_proof(Reader r);
+    Status on_reject(Reader r);
+    Status fail(Code code, const std::string& why);  // and tell the peer
+    Status fail_silently(Code code, const std::string& why);
+    Sha256 proof(const char* role) const;
 };
 
 }  // namespace tent::proto

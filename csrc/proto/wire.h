@@ -32,6 +32,8 @@ constexpr uint64_t kMaxPayload = 64ull << 20;  // of one frame
 constexpr size_t kMaxPieces = 1024;            // of one attempt
 constexpr size_t kMaxMessage = 512;            // an error's text
 constexpr size_t kMaxNotify = 64 << 10;
+constexpr size_t kMaxName = 255;           // of a segment or a node
+constexpr uint64_t kMaxExtents = 1 << 20;  // of one segment: its owner keeps to it, its peers refuse more
 
 enum class FrameType : uint8_t {
     write = 1,  // initiator: attempt, aux = lease token, body = pieces, payload = their bytes in order
@@ -91,18 +93,26 @@ struct SegmentInfo {
     uint64_t length = 0;
     uint64_t extent = 0;   // bytes per extent (memfd); the last one may be shorter. 0 = one piece
     uint64_t address = 0;  // region: where it lies in the owner's process (for process_vm_readv), else 0
-    std::string name;      // <= 255 bytes
+    std::string name;      // <= kMaxName bytes
 };
+constexpr size_t kMinSegmentBytes = 32;  // one entry of a table, with an empty name
 
 void encode(const Header& h, std::array<uint8_t, kHeaderBytes>& out);
-// Checks type, sizes and that only write/data carry a payload.
+// Checks the type, its body and payload limits, that only write/data carry a payload and only answers a code.
 bool decode(std::span<const uint8_t, kHeaderBytes> in, Header& h);
 
 void encode_pieces(std::span<const Piece> pieces, Bytes& out);
 // Count from the size; every length > 0, offset + length does not overflow, the sum <= kMaxPayload.
 bool decode_pieces(ByteView body, std::vector<Piece>& pieces, uint64_t& total);
+// A pull's body: the pieces, then one source address for each.
+void encode_pull(std::span<const Piece> pieces, std::span<const uint64_t> addresses, Bytes& out);
+bool decode_pull(ByteView body, std::vector<Piece>& pieces, std::vector<uint64_t>& addresses,
+                 uint64_t& total);
+// Of a revoke; any order, repetitions allowed.
 void encode_attempts(std::span<const AttemptId> attempts, Bytes& out);
 bool decode_attempts(ByteView body, std::vector<AttemptId>& attempts);
+// u32 count, then the entries. A table must fit into kMaxBody: the owner exposes no more to one peer.
+// Refused: unknown kinds and rights, empty segments, addresses that wrap, more than kMaxExtents extents.
 void encode_segments(std::span<const SegmentInfo> segments, Bytes& out);
 bool decode_segments(ByteView body, std::vector<SegmentInfo>& segments);
 

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Writes golden/*.hex: every frame and every handshake message of wire protocol version 1.
+
+Independent of the C++ code on purpose: it packs the bytes from the protocol's description, so that the test
+compares two implementations. Run it only when a *new* message is added; the bytes of version 1 never change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from pathlib import Path
+
+GOLDEN = Path(__file__).parent / "golden"
+NONE = 2**64 - 1
+
+
+def save(name: str, data: bytes) -> None:
+    lines = [data[i : i + 32].hex() for i in range(0, len(data), 32)]
+    (GOLDEN / f"{name}.hex").write_text("\n".join(lines) + "\n")
+
+
+def frame(
+    kind: int, *, flags: int = 0, code: int = 0, attempt: int = 0, aux: int = 0, body: bytes = b"", data: bytes = b""
+) -> bytes:
+    return struct.pack("<IBBHQQQ", len(body), kind, flags, code, attempt, len(data), aux) + body + data
+
+
+def text(s: str) -> bytes:
+    return struct.pack("<H", len(s)) + s.encode()
+
+
+def frames() -> dict[str, bytes]:
+    pieces = struct.pack("<IIQQ", 7, 3, 0x1122334455667788, 5) + struct.pack("<IIQQ", 8, 0, 4096, 3)
+    table = (
+        struct.pack("<I", 2)
+        + struct.pack("<IBBQQQ", 7, 1, 3, 1 << 30, 64 << 20, 0)
+        + text("pages")
+        + struct.pack("<IBBQQQ", 9, 2, 1, 12345, 0, 0x7F0000001000)
+        + text("")
+    )
+    return {
+        "write": frame(1, attempt=41, aux=17, body=pieces, data=b"tent page"[:8]),
+        "write_ack": frame(2, code=26, attempt=41, aux=1, body=b"extent was reused"),
+        "read": frame(3, flags=2, attempt=42, body=pieces),
+        "data": frame(4, attempt=42, aux=4096, data=bytes(range(16))),
+        "read_fail": frame(5, code=2, attempt=42, aux=NONE, body=b"past the end"),
+        "revoke": frame(6, attempt=5, aux=40, body=struct.pack("<3Q", 41, 44, 2**63)),
+        "revoked": frame(7, attempt=5),
+        "token": frame(8, attempt=1234567, aux=99),
+        "echo": frame(9, attempt=7654321, aux=99),
+        "notify": frame(10, attempt=3, body=b"layer 7 is there"),
+        "notify_ack": frame(11, attempt=3),
+        "segments": frame(12, attempt=6),
+        "segment_table": frame(13, attempt=6, body=table),
+        "segment_gone": frame(14, aux=7),
+        "call": frame(15, attempt=8, aux=3, body=b"request"),
+        "reply": frame(16, code=19, attempt=8, body=b"no room"),
+        "map": frame(17, flags=1, attempt=9, aux=7 << 32 | 2),
+        "mapped": frame(18, attempt=9, body=b"\x01"),
+        "bye": frame(19, code=23, body=b"closing"),
+        "pull": frame(20, attempt=43, aux=17, body=pieces + struct.pack("<QQ", 0x7F0000001000, 0x7F0000003000)),
+    }
+
+
+def message(body: bytes) -> bytes:
+    return b"TENT" + struct.pack("<H", len(body)) + body
+
+
+def identity(cluster: str, name: str, incarnation: int, host: str) -> bytes:
+    return text(cluster) + text(name) + bytes([incarnation] * 16) + text(host)
+
+
+def handshake() -> dict[str, bytes]:
+    secret = b"correct horse battery staple"
+    initiator = identity("prod", "prefill-0", 0x11, "host-a")
+    owner = identity("prod", "decode-1", 0x22, "host-b")
+    asked = text("decode-1") + bytes([0x22] * 16) + b"\x02" + bytes([0x33] * 16) + struct.pack("<I", 4)
+    no_extension = struct.pack("<H", 0)
+
+    hello = message(b"\x01" + struct.pack("<HH", 1, 1) + initiator + asked + bytes([0x44] * 16) + no_extension)
+    newer = message(
+        b"\x01" + struct.pack("<HH", 1, 2) + initiator + asked + bytes([0x44] * 16) + struct.pack("<H", 5) + b"later"
+    )
+    # Version 2 alone: what follows the version range is its own business.
+    only_newer = message(b"\x01" + struct.pack("<HH", 2, 2) + b"a layout that version 1 does not know")
+
+    covered = b"\x02" + struct.pack("<H", 1) + owner + bytes([0x55] * 16) + no_extension
+    framed = b"TENT" + struct.pack("<H", len(covered) + 32) + covered
+    reply = framed + hmac.digest(secret, b"owner" + hello + framed, hashlib.sha256)
+    proof = message(b"\x03" + hmac.digest(secret, b"initiator" + hello + reply, hashlib.sha256))
+    return {
+        "hello": hello,
+        "hello_newer": newer,
+        "hello_only_newer": only_newer,
+        "handshake_reply": reply,
+        "proof": proof,
+        "accept": message(b"\x04"),
+        "reject": message(b"\x05" + struct.pack("<H", 10) + text("wrong cluster")),
+    }
+
+
+def main() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    for name, data in {**frames(), **handshake()}.items():
+        save(name, data)
+
+
+if __name__ == "__main__":
+    main()
