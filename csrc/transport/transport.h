@@ -55,13 +55,30 @@ enum class End : uint8_t {
     range,    // a piece was refused by the owner: `piece` says which (kNoId: the attempt as a whole); nothing more lands
 };
 
-// What the engine hears. Never called from inside post() or revoke().
+class Channel;
+
+// What the engine hears. May be called from inside revoke() and close(), never from inside post().
 class Sink {
   public:
     virtual ~Sink() = default;
+    virtual void channel_up(Channel* channel) = 0;
     virtual void attempt_ended(AttemptId attempt, End end, Status status, uint32_t piece) = 0;
     // The channel is unusable; every attempt posted on it still gets its own attempt_ended.
-    virtual void channel_down(class Channel* channel, const Status& why) = 0;
+    virtual void channel_down(Channel* channel, const Status& why) = 0;
+};
+
+// What a channel asks of its session: messages over any live connection to the owner. Answers come back through the
+// calls named in the comments.
+class Session {
+  public:
+    virtual ~Session() = default;
+    // The owner is to take nothing more of `attempt`; Channel::fenced(attempt) follows when that is certain.
+    virtual void revoke_at_owner(Channel* channel, AttemptId attempt) = 0;
+    // The owner need not send the rest of a read any more. No answer.
+    virtual void forget_at_owner(AttemptId attempt) = 0;
+    virtual uint64_t lease_token() const = 0;
+    // Sends a frame on the control connection.
+    virtual void send_control(const proto::Header& header, ByteView body, std::vector<int> descriptors) = 0;
 };
 
 // One link's means of moving slices towards one peer.
@@ -73,6 +90,9 @@ class Channel {
     virtual Status post(const Attempt& attempt) = 0;
     // Gives an attempt up. attempt_ended() follows (revoked, or whatever came first).
     virtual void revoke(AttemptId attempt) = 0;
+    virtual void fenced(AttemptId attempt) = 0;
+    // Nothing of it is sent from or lands in [address, address + length) any more (the caller has revoked the attempts).
+    virtual bool touches(const uint8_t* address, uint64_t length) const = 0;
     // Ends everything on it: attempts end with End::link as soon as they are fenced.
     virtual void close(const Status& why) = 0;
     // True while nothing it posted can touch memory any more.

@@ -1,0 +1,51 @@
+// Sockets: addresses as text, listening and dialling, options. Errors name the address and what to do.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "base/unique_fd.h"
+
+namespace tent::transport {
+
+// "10.0.0.1" or "fe80::1%eth0" with a port.
+struct Address {
+    std::string host;
+    uint16_t port = 0;
+    std::string text() const;
+};
+
+struct SocketOptions {
+    std::string congestion = "cubic";  // empty: the kernel's default
+    int sndbuf = 0, rcvbuf = 0;        // bytes; 0: the kernel's choice
+    int notsent_lowat = 0;
+};
+
+struct Dialled {
+    UniqueFd fd;
+    bool connecting = false;
+};
+
+Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port);
+// Non-blocking. `from` (may be empty) is the local address, hence the rail, that it leaves by.
+Result<Dialled> dial_tcp(const Address& to, const std::string& from, const SocketOptions& options);
+// Abstract unix sockets: no file, gone with their process, private to a network namespace.
+Result<UniqueFd> listen_unix(const std::string& name);
+Result<Dialled> dial_unix(const std::string& name);
+// Accepts one connection; empty when none is waiting.
+UniqueFd accept_one(int fd);
+void apply(int fd, const SocketOptions& options);
+std::string describe(int fd);  // "10.0.0.1:1234 -> 10.0.0.2:99"
+
+// The addresses of this host's interfaces that are up: loopback first when asked for, no container bridges.
+struct Interface {
+    std::string name, address;
+    bool loopback = false;
+};
+std::vector<Interface> interfaces();
+
+// What identifies this host for shared memory: boot id and the namespaces that must be shared.
+std::string host_identity(const std::string& configured);
+
+}  // namespace tent::transport

@@ -1,0 +1,82 @@
+// A TCP link towards one peer: one connection for bulk and one for interactive work, opened on first use. The initiator's
+// side; the owner's side of the same frames is engine/owner_session.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+
+#include "transport/socket.h"
+#include "transport/stream.h"
+
+namespace tent::transport::tcp {
+
+struct Route {
+    Address to;
+    std::string from;  // local rail's address; empty: wherever the kernel routes
+    SocketOptions options;
+    StreamLimits limits;
+    // A unix socket of the same host instead of `to` (its name), for pulls by the owner.
+    std::string unix_name;
+};
+
+class TcpChannel final : public Channel, public StreamHandler {
+  public:
+    // `handshake` makes the configuration of one connection (fresh nonce each).
+    using HandshakeFactory = proto::HandshakeConfig (*)(void* context, proto::Purpose purpose, uint32_t rail);
+    TcpChannel(Poller& poller, Route route, uint32_t rail, HandshakeFactory factory, void* context, Session& session,
+               Sink& sink);
+    ~TcpChannel() override;
+
+    Status dial();  // channel_up or channel_down follows
+    bool up() const { return up_; }
+    Nanos dialled_at() const { return dialled_at_; }
+    std::string describe() const;
+
+    const Capabilities& capabilities() const override;
+    Status post(const Attempt& attempt) override;
+    void revoke(AttemptId attempt) override;
+    void fenced(AttemptId attempt) override;
+    void close(const Status& why) override;
+    bool quiet() const override { return pending_.empty(); }
+    bool touches(const uint8_t* address, uint64_t length) const override;
+    void flush();  // sends what post() queued: once per batch
+
+  private:
+    struct Pending {
+        Op op{};
+        uint64_t bytes = 0, received = 0;
+        std::vector<LocalPiece> local;
+        std::vector<proto::Piece> remote;  // kept for nothing but errors' names; empty for large attempts
+        FrameStream* stream = nullptr;
+        bool given_up = false;
+        bool by_link = false;  // ends with End::link instead of End::revoked
+    };
+    void on_open(FrameStream& stream) override;
+    void on_frame(FrameStream& stream, const proto::Header& header, ByteView body) override;
+    void on_payload(FrameStream& stream, const proto::Header& header, ByteView body,
+                    std::vector<LocalPiece>& landing) override;
+    bool may_land(FrameStream& stream) override;
+    void on_payload_end(FrameStream& stream, bool landed) override;
+    void on_closed(FrameStream& stream, const Status& why) override;
+
+    std::unique_ptr<FrameStream> connect(proto::Purpose purpose, Status& status);
+    void end(AttemptId attempt, End end, Status status, uint32_t piece = kNoId);
+    void give_up_all(const Status& why);
+
+    Poller& poller_;
+    Route route_;
+    uint32_t rail_;
+    HandshakeFactory factory_;
+    void* context_;
+    Session& session_;
+    Sink& sink_;
+    std::unique_ptr<FrameStream> bulk_, interactive_;
+    std::vector<std::unique_ptr<FrameStream>> dead_;
+    std::unordered_map<AttemptId, Pending> pending_;
+    AttemptId landing_[2] = {0, 0};  // the attempt whose payload arrives: bulk, interactive
+    bool up_ = false, closed_ = false;
+    Nanos dialled_at_ = 0;
+    Bytes body_;
+};
+
+}  // namespace tent::transport::tcp
