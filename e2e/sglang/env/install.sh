@@ -60,13 +60,12 @@ EOP
 # Built from a copy, because setuptools leaves build folders beside the sources.
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-cp -r "$here/cpu_pools" "$tmp/"
+cp -r "$here/cpu_support" "$tmp/"
 chmod -R u+w "$tmp"
-install --no-deps --no-build-isolation "$tmp/cpu_pools"
-cp -r "$here/kernel_stub" "$venv/kernel_stub"
+install --no-deps --no-build-isolation "$tmp/cpu_support"
 
 # SGLang compiles its page hash inside the first request (6-16 s): do it here, into this environment and not into the
-# user's cache, where environments would take it from each other. e2e/sglang/server.py serves with the same setting.
+# user's cache, where environments would take it from each other. The support package names the folder when serving.
 TORCH_EXTENSIONS_DIR="$venv/torch_extensions" MAX_JOBS=2 \
     python -c 'from sglang.srt.mem_cache.cpp_utils.native_hash import get_native_hash as h; h([1], None)'
 

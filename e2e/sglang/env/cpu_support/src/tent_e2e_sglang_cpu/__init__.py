@@ -7,6 +7,7 @@ Active only with SGLANG_USE_CPU_ENGINE=1.
 
 import inspect
 import os
+import sys
 
 POOLS = "sglang.srt.mem_cache.pool_host."
 
@@ -85,6 +86,8 @@ def absorbed_mla(result, *args, **kwargs):
 def register() -> None:
     if os.getenv("SGLANG_USE_CPU_ENGINE") != "1":
         return
+    # Where the environment's installation compiled SGLang's page hash.
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     add = HookRegistry.register
