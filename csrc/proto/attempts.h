@@ -17,9 +17,9 @@ class AttemptTable {
     void raise_floor(AttemptId floor);
     AttemptId floor() const { return floor_; }
     size_t revoked_above_floor() const { return revoked_.size(); }
-    // The set is bounded: when it is full, the smallest revoked number becomes the floor's next candidate;
-    // the initiator is expected to raise the floor with each revoke. True if a revoke was refused for want of
-    // room (close the session).
+    // The set is bounded; the initiator raises the floor with each revoke, which empties it. True if a revoke
+    // was refused for want of room: the session is to be closed, and until then nothing is admitted, so that
+    // what was to be revoked does not land.
     bool overflowed() const { return overflowed_; }
 
   private:

@@ -21,7 +21,8 @@ class OwnerLease {
     Nanos expires() const;
 
   private:
-    static constexpr size_t kMaxTokens = 64;
+    // At a token every 10 ms more than the default lease lasts: one that was forgotten could renew nothing.
+    static constexpr size_t kMaxTokens = 512;
     struct Issued {
         uint64_t number;
         Nanos at;
@@ -32,7 +33,8 @@ class OwnerLease {
     std::deque<Issued> issued_;
 };
 
-// The writer's end. Times are the writer's CLOCK_BOOTTIME.
+// The writer's end. Times are the writer's CLOCK_BOOTTIME. Made when the owner's ACCEPT has arrived, so that
+// the owner's first lease began earlier.
 class WriterLease {
   public:
     WriterLease(Nanos lease, Nanos now);
