@@ -1,7 +1,7 @@
 """Configuration: one typed schema, read from a file, a dict and the environment. See docs/config.md."""
 
 from tent_core.config.load import load_config, variable_name
-from tent_core.config.resolve import has_configured_secret, resolve_secret
+from tent_core.config.resolve import has_configured_secret, resolve_secret, user_key_path
 from tent_core.config.schema import (
     ClusterConfig,
     Config,
@@ -40,5 +40,6 @@ __all__ = [
     "resolve_secret",
     "settings",
     "show_value",
+    "user_key_path",
     "variable_name",
 ]
