@@ -26,6 +26,9 @@ wanted_packages() {
             e2e-vllm)
                 echo "redis-server redis-server a shared directory"
                 ;;
+            demo-sglang)
+                echo "/usr/include/openssl/ssl.h libssl-dev SGLang's page hash"
+                ;;
             e2e-sglang)
                 echo "redis-server redis-server a shared directory"
                 echo "/usr/include/openssl/ssl.h libssl-dev SGLang's page hash"
@@ -131,13 +134,26 @@ install_wheel() {
     sha256sum "$wheel" >"$venv/.tent-wheel"
 }
 
+# engine_path NAME: where the environment of a serving engine belongs: under a hash of the scripts that make it.
+engine_path() {
+    local key
+    key=$( (cd "$root/e2e/$1/env" && find . -type f -not -path '*/__pycache__/*' -print0 | sort -z |
+        xargs -0 sha256sum) | sha256sum | cut -c1-16)
+    echo "$cache/venvs/$1-$key"
+}
+
+# announce_engine_env NAME: say what is about to take minutes.
+announce_engine_env() {
+    local path
+    path=$(engine_path "$1")
+    [ -e "$path/.tent-stamp" ] || echo "installing $1 for the CPU into $path (once; some minutes, about 3 GB) ..."
+}
+
 # engine_env NAME: the environment of a serving engine (vllm or sglang), kept in the user's cache under a hash of the
 # scripts that make it; an unfinished one has no stamp and is made anew. Sets $engine_venv.
 engine_env() {
-    local name=$1 folder="$root/e2e/$1/env" key
-    key=$( (cd "$folder" && find . -type f -not -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum) |
-        sha256sum | cut -c1-16)
-    engine_venv="$cache/venvs/$name-$key"
+    local folder="$root/e2e/$1/env"
+    engine_venv=$(engine_path "$1")
     mkdir -p "$cache/venvs"
     (
         flock 9
