@@ -23,9 +23,26 @@ Id128 blake2b_128(ByteView first, ByteView second);  // of the concatenation
 // NEON on aarch64, else scalar.
 uint64_t xxh3_64(const void* data, size_t size, uint64_t seed);
 
-// The page check: leaves of 64 KiB are hashed by XXH3-64 with a seed taken from the page's digest, the page's
-// check is XXH3-64 over the leaf hashes (as little-endian u64) and the page's length, so that slices can be
-// checked as they arrive, in any order.
+// The same, of bytes that come in parts: update() in order, any sizes. Copies a kilobyte per call at most.
+class Xxh3Stream {
+  public:
+    explicit Xxh3Stream(uint64_t seed = 0) { reset(seed); }
+    void reset(uint64_t seed);
+    void update(const void* data, size_t size);
+    uint64_t finish() const;  // of what came so far; more may follow
+
+  private:
+    std::array<uint64_t, 8> lanes_;
+    std::array<uint8_t, 192> secret_;
+    std::array<uint8_t, 64 + 1024> buffer_;  // the last stripe consumed, then what is not yet
+    size_t used_ = 0;
+    uint64_t total_ = 0, seed_ = 0;
+};
+
+// The page check: leaves of 64 KiB are hashed by XXH3-64 with a seed taken from the page's digest and the
+// leaf's index, XXH3-64(digest | u64 index); the page's check is XXH3-64 over the leaf hashes and the page's
+// length (all little-endian u64) with the seed XXH3-64(digest), so that slices can be checked as they arrive,
+// in any order.
 constexpr size_t kLeafBytes = 64 << 10;
 uint64_t page_check(const Id128& digest, const void* data, size_t size);
 uint64_t leaf_check(const Id128& digest, uint64_t leaf_index, const void* data, size_t size);
@@ -36,12 +53,13 @@ class PageCheck {
   public:
     explicit PageCheck(const Id128& digest);
     void update(const void* data, size_t size);
-    uint64_t finish();
+    uint64_t finish();  // once, at the end
 
   private:
     Id128 digest_;
     uint64_t size_ = 0;
-    Bytes partial_;  // a leaf that straddles parts
+    size_t in_leaf_ = 0;  // bytes of a leaf that straddles parts
+    Xxh3Stream leaf_;
     std::vector<uint64_t> leaves_;
 };
 

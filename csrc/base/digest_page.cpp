@@ -1,0 +1,67 @@
+// The page check: XXH3-64 leaves of 64 KiB, combined. Each leaf's seed depends on the page's digest and the
+// leaf's place, so that a leaf of another page, or of another place in this one, does not pass.
+#include <algorithm>
+
+#include "base/digest.h"
+
+namespace tent {
+namespace {
+
+static_assert(sizeof(size_t) == 8);
+
+uint64_t leaf_seed(const Id128& digest, uint64_t leaf_index) {
+    std::array<uint8_t, sizeof(Id128) + 8> named;
+    std::memcpy(named.data(), digest.data(), digest.size());
+    for (size_t i = 0; i < 8; ++i) named[digest.size() + i] = static_cast<uint8_t>(leaf_index >> (8 * i));
+    return xxh3_64(named.data(), named.size(), 0);
+}
+
+}  // namespace
+
+uint64_t leaf_check(const Id128& digest, uint64_t leaf_index, const void* data, size_t size) {
+    return xxh3_64(data, size, leaf_seed(digest, leaf_index));
+}
+
+uint64_t combine_leaves(const Id128& digest, const uint64_t* leaves, size_t count, uint64_t page_size) {
+    Xxh3Stream all(xxh3_64(digest.data(), digest.size(), 0));
+    // As they lie in memory: digest_kernels.cpp refuses to compile for big-endian machines.
+    all.update(leaves, count * sizeof(uint64_t));
+    all.update(&page_size, sizeof page_size);
+    return all.finish();
+}
+
+uint64_t page_check(const Id128& digest, const void* data, size_t size) {
+    PageCheck check(digest);
+    check.update(data, size);
+    return check.finish();
+}
+
+PageCheck::PageCheck(const Id128& digest) : digest_(digest) {}
+
+void PageCheck::update(const void* data, size_t size) {
+    auto* p = static_cast<const uint8_t*>(data);
+    size_ += size;
+    while (size > 0) {
+        if (in_leaf_ == 0 && size >= kLeafBytes) {
+            leaves_.push_back(leaf_check(digest_, leaves_.size(), p, kLeafBytes));
+            p += kLeafBytes;
+            size -= kLeafBytes;
+            continue;
+        }
+        if (in_leaf_ == 0) leaf_.reset(leaf_seed(digest_, leaves_.size()));
+        size_t take = std::min(size, kLeafBytes - in_leaf_);
+        leaf_.update(p, take);
+        p += take;
+        size -= take;
+        in_leaf_ = (in_leaf_ + take) % kLeafBytes;
+        if (in_leaf_ == 0) leaves_.push_back(leaf_.finish());
+    }
+}
+
+uint64_t PageCheck::finish() {
+    if (in_leaf_ > 0) leaves_.push_back(leaf_.finish());
+    in_leaf_ = 0;
+    return combine_leaves(digest_, leaves_.data(), leaves_.size(), size_);
+}
+
+}  // namespace tent
