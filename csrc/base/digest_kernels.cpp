@@ -27,25 +27,37 @@ uint64_t load(const uint8_t* p) {
     return v;
 }
 
-void stripes_scalar(uint64_t* lanes, const uint8_t* data, size_t count, const uint8_t* secret) {
-    for (size_t n = 0; n < count; ++n, data += kStripe, secret += 8) {
-        for (size_t i = 0; i < kLanes; ++i) {
-            uint64_t value = load(data + 8 * i);
-            uint64_t keyed = value ^ load(secret + 8 * i);
-            lanes[i ^ 1] += value;
-            lanes[i] += (keyed & 0xffffffff) * (keyed >> 32);
-        }
+using Lanes = std::array<uint64_t, kLanes>;
+
+inline void accumulate_scalar(Lanes& lanes, const uint8_t* data, const uint8_t* secret) {
+    for (size_t i = 0; i < kLanes; i += 2) {
+        uint64_t a = load(data + 8 * i), b = load(data + 8 * i + 8);
+        uint64_t ka = a ^ load(secret + 8 * i), kb = b ^ load(secret + 8 * i + 8);
+        lanes[i] += b + (ka & 0xffffffff) * (ka >> 32);
+        lanes[i + 1] += a + (kb & 0xffffffff) * (kb >> 32);
     }
 }
 
-void blocks_scalar(uint64_t* lanes, const uint8_t* data, size_t count, const uint8_t* secret) {
-    for (size_t n = 0; n < count; ++n, data += kBlock) {
-        stripes_scalar(lanes, data, kBlockStripes, secret);
+// The lanes are worked on in a local copy: written through the pointer, they might be the data.
+void stripes_scalar(uint64_t* out, const uint8_t* data, size_t count, const uint8_t* secret) {
+    Lanes lanes;
+    std::memcpy(lanes.data(), out, sizeof lanes);
+    for (size_t n = 0; n < count; ++n) accumulate_scalar(lanes, data + n * kStripe, secret + 8 * n);
+    std::memcpy(out, lanes.data(), sizeof lanes);
+}
+
+void blocks_scalar(uint64_t* out, const uint8_t* data, size_t count, const uint8_t* secret) {
+    Lanes lanes;
+    std::memcpy(lanes.data(), out, sizeof lanes);
+    for (; count > 0; --count, data += kBlock) {
+        for (size_t n = 0; n < kBlockStripes; ++n)
+            accumulate_scalar(lanes, data + n * kStripe, secret + 8 * n);
         for (size_t i = 0; i < kLanes; ++i) {
             uint64_t v = lanes[i] ^ (lanes[i] >> 47) ^ load(secret + kSecret - kStripe + 8 * i);
             lanes[i] = v * kPrime32_1;
         }
     }
+    std::memcpy(out, lanes.data(), sizeof lanes);
 }
 
 // ---- AVX2: four lanes a register

@@ -23,17 +23,26 @@ uint64_t leaf_check(const Id128& digest, uint64_t leaf_index, const void* data, 
 }
 
 uint64_t combine_leaves(const Id128& digest, const uint64_t* leaves, size_t count, uint64_t page_size) {
-    Xxh3Stream all(xxh3_64(digest.data(), digest.size(), 0));
+    uint64_t seed = xxh3_64(digest.data(), digest.size(), 0);
     // As they lie in memory: digest_kernels.cpp refuses to compile for big-endian machines.
+    std::array<uint64_t, 33> few;
+    if (count < few.size()) {
+        std::copy(leaves, leaves + count, few.begin());
+        few[count] = page_size;
+        return xxh3_64(few.data(), (count + 1) * sizeof(uint64_t), seed);
+    }
+    Xxh3Stream all(seed);
     all.update(leaves, count * sizeof(uint64_t));
     all.update(&page_size, sizeof page_size);
     return all.finish();
 }
 
 uint64_t page_check(const Id128& digest, const void* data, size_t size) {
-    PageCheck check(digest);
-    check.update(data, size);
-    return check.finish();
+    auto* p = static_cast<const uint8_t*>(data);
+    std::vector<uint64_t> leaves((size + kLeafBytes - 1) / kLeafBytes);
+    for (size_t i = 0; i < leaves.size(); ++i)
+        leaves[i] = leaf_check(digest, i, p + i * kLeafBytes, std::min(kLeafBytes, size - i * kLeafBytes));
+    return combine_leaves(digest, leaves.data(), leaves.size(), size);
 }
 
 PageCheck::PageCheck(const Id128& digest) : digest_(digest) {}

@@ -14,7 +14,7 @@ namespace {
 
 const Bytes& input() {
     static const Bytes bytes = [] {
-        Bytes b(1 << 20);
+        Bytes b(33 * kLeafBytes);
         for (size_t i = 0; i < b.size(); ++i) b[i] = static_cast<uint8_t>((i * 2654435761u) >> 13);
         return b;
     }();
@@ -119,8 +119,8 @@ TEST_CASE("blake2b_128 equals hashlib's, whole and in two parts") {
 }
 
 TEST_CASE("the page check is what its description says") {
-    for (size_t n :
-         {size_t{0}, size_t{1}, kLeafBytes - 1, kLeafBytes, kLeafBytes + 1, 3 * kLeafBytes + 100}) {
+    for (size_t n : {size_t{0}, size_t{1}, kLeafBytes - 1, kLeafBytes, kLeafBytes + 1, 3 * kLeafBytes + 100,
+                     31 * kLeafBytes, 32 * kLeafBytes, 33 * kLeafBytes}) {
         CAPTURE(n);
         Id128 d = digest(9);
         std::vector<uint64_t> leaves;
