@@ -58,11 +58,12 @@ tier_native() {
     build_native native -DTENT_BUILD_TESTS=ON -DTENT_BUILD_PYTHON=OFF && run_ctest native
 }
 
-tier_unit() { in_tests unit tests/unit; }
+# The connectors' own folders hold what needs no serving engine.
+tier_unit() { in_tests unit tests/unit tests/vllm tests/sglang; }
 tier_contract() { in_tests contract tests/contract; }
 tier_metadata() { in_tests metadata tests/metadata; }
 tier_store() { in_tests store tests/store; }
-tier_integration() { in_tests integration tests/integration tests/fault tests/connectors; }
+tier_integration() { in_tests integration tests/integration tests/fault tests/fuzz; }
 
 tier_sanitize() {
     local result=0 site preload options

@@ -4,7 +4,8 @@
 * After every test nothing of TENT may be left: see `support.leftovers`. What a wider fixture (class, module, session)
   made is held against nobody until that fixture ends.
 * Runtime and state folders are the run's own, so that tests meet neither the user's key nor their directory.
-* ``TENT_TEST_PROTECTION_OFF=name`` turns one protection of a test build off; see tests/ci/protections.py.
+* ``@pytest.mark.protects("fence")`` marks a test that must fail in a test build whose protection ``fence`` is switched
+  off (``TENT_TEST_PROTECTION_OFF=fence``); tests/ci/protections.py demands it of each of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import pytest
 
 from support import leftovers
 
-PROTECTION_OFF = "TENT_TEST_PROTECTION_OFF"
 _KEPT_PREFIXES = ("TENT_TEST_", "TENT_E2E_", "TENT_CI_", "TENT_BENCH_")
 
 
@@ -47,6 +47,7 @@ _RUN = pytest.StashKey[_Run]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--protects", metavar="NAME", default="", help="only tests marked protects(NAME)")
     parser.addoption(
         "--no-leftovers-check", action="store_true", help="do not look for what tests leave behind"
     )
@@ -65,7 +66,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[leftovers.RUN_VARIABLE] = run.name
     os.environ["XDG_RUNTIME_DIR"] = str(run.runtime)
     os.environ["XDG_STATE_HOME"] = str(run.folder / "state")
-    _turn_protection_off()
     run.known = run.now()
 
 
@@ -73,14 +73,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_RUN].folder, ignore_errors=True)
 
 
-def _turn_protection_off() -> None:
-    name = os.environ.get(PROTECTION_OFF)
-    if not name:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``--protects NAME``: only the tests that must fail when that protection is off."""
+    wanted = config.getoption("protects")
+    if not wanted:
         return
-    from tent_core import _native
-
-    if not _native.set_protection(name, False):
-        pytest.exit(f"this build has no switch for the protection '{name}'", returncode=4)
+    kept = [item for item in items if any(wanted in mark.args for mark in item.iter_markers("protects"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)
@@ -121,7 +121,7 @@ def pytest_fixture_post_finalizer(fixturedef: Any, request: pytest.FixtureReques
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
     result = yield
     run = item.config.stash[_RUN]
-    if item.config.getoption("--no-leftovers-check") or item.get_closest_marker("leaves"):
+    if item.config.getoption("no_leftovers_check") or item.get_closest_marker("leaves"):
         run.known |= run.now()
         return result
     # While a wider fixture lives, its connections come and go in this process: then descriptors say nothing.
