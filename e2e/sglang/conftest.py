@@ -1,0 +1,116 @@
+"""Two real SGLang servers for the whole run: starting one costs half a minute.
+
+`first` starts without any storage, so that its answers are those of a run without TENT; TENT is attached to it
+later. `second` starts with the flag `--hicache-storage-backend tent`. `pair` hands out both with empty caches and an
+empty pool.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tent_core.cli.sglang_server import PAGE_TOKENS, Answer, SglangServer
+
+# Settings for both servers' attachments: small, so that two servers and their host pools fit a small machine.
+CONFIG: dict[str, Any] = {
+    "store": {"capacity": "256MiB", "extent": "16MiB"},
+    "prefetch_threshold": PAGE_TOKENS,
+}
+# SGLang's own fault injector delays every call of the second server's backend by up to this much, so that a test can
+# do something while a prefetch is under way.
+DELAY_S = "0.03"
+LOGPROB_TOLERANCE = 1e-4
+
+MODELS = Path(__file__).resolve().parents[1] / "models" / "__init__.py"
+
+
+def _model() -> Path:
+    spec = importlib.util.spec_from_file_location("tent_e2e_models", MODELS)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Path(module.model_path(sys.executable, "tiny"))
+
+
+@dataclass
+class Pair:
+    """Two servers over one pool, and the answers that the first gave before it had one."""
+
+    first: SglangServer
+    second: SglangServer
+    config: dict[str, Any]
+    _answers: dict[int, Answer] = field(default_factory=dict)
+    _stored: dict[int, float] = field(default_factory=dict)
+
+    def prompt(self, number: int) -> list[int]:
+        """A prompt of its own of about 1,500 tokens, not a multiple of a page."""
+        return [5 + (number * 7919 + i * (i + 31 * number + 1)) % 4000 for i in range(1500 + 7 * number)]
+
+    def pages(self, number: int) -> int:
+        """Tokens of the prompt's whole pages, less the last token, which is always computed."""
+        return (len(self.prompt(number)) - 1) // PAGE_TOKENS * PAGE_TOKENS
+
+    def expect(self, number: int, answer: Answer) -> None:
+        """The answer is that of a run without TENT."""
+        reference = self._answers[number]
+        assert answer.tokens == reference.tokens
+        assert answer.logprobs == pytest.approx(reference.logprobs, abs=LOGPROB_TOLERANCE)
+
+    def learn(self, numbers: range) -> None:
+        """The first server's answers, before it has any storage."""
+        for number in numbers:
+            self._answers[number] = self.first.generate(self.prompt(number))
+            assert self._answers[number].storage_tokens == 0
+
+    def store(self, server: SglangServer, number: int) -> Answer:
+        """Lets `server` compute prompt `number` and waits until its pages are in the pool."""
+        before = server.counter("backuped_tokens_total")
+        answer = server.generate(self.prompt(number))
+        server.wait_backed_up(before + self.pages(number))
+        return answer
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SglangServer, SglangServer]]:
+    folder = tmp_path_factory.mktemp("sglang")
+    model = _model()
+    cores = sorted(os.sched_getaffinity(0))
+    first = SglangServer(model, folder / "first.log", core=cores[0])
+    second = SglangServer(model, folder / "second.log", core=cores[-1])
+    try:
+        first.start(backend=None)
+        second.start(extra_config=CONFIG, environment={"SGLANG_TEST_HICACHE_BACKEND_RANDOM_DELAY": DELAY_S})
+        first.wait_ready()
+        second.wait_ready()
+        yield first, second
+    finally:
+        first.stop()
+        second.stop()
+
+
+@pytest.fixture(scope="session")
+def attached(servers: tuple[SglangServer, SglangServer]) -> Pair:
+    pair = Pair(*servers, config=CONFIG)
+    pair.learn(range(12))
+    status, text = pair.first.attach("tent", CONFIG)
+    assert status == 200, text
+    return pair
+
+
+@pytest.fixture
+def pair(attached: Pair, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Both servers with empty caches over an empty pool. Their logs are shown when a test fails."""
+    attached.first.flush()
+    attached.second.flush()
+    attached.first.clear_storage()
+    yield attached
+    if request.session.testsfailed:
+        print("first:", attached.first.tail(), "second:", attached.second.tail(), sep="\n")

@@ -1,0 +1,132 @@
+"""Two SGLang servers share KV cache through TENT, and answer as they would without it.
+
+Hits are SGLang's own word for them: `cached_tokens_details.storage` of each answer.
+"""
+
+from __future__ import annotations
+
+import pytest
+from pytest import approx
+
+from tent_core.cli.sglang_server import PAGE_TOKENS
+
+
+def test_a_server_gets_its_own_pages_back_after_its_caches_are_flushed(pair):
+    pair.expect(0, pair.store(pair.second, 0))
+    pair.second.flush()
+    again = pair.second.generate(pair.prompt(0))
+    assert again.storage_tokens == pair.pages(0)
+    pair.expect(0, again)
+
+
+def test_the_second_server_continues_from_the_first_ones_pages(pair):
+    computed = pair.store(pair.first, 1)
+    assert computed.storage_tokens == 0
+    loaded = pair.second.generate(pair.prompt(1))
+    assert loaded.storage_tokens == pair.pages(1)
+    pair.expect(1, computed)
+    pair.expect(1, loaded)
+
+
+def test_and_the_other_way_round(pair):
+    pair.store(pair.second, 2)
+    loaded = pair.first.generate(pair.prompt(2))
+    assert loaded.storage_tokens == pair.pages(2)
+    pair.expect(2, loaded)
+
+
+def test_a_shared_beginning_is_a_hit_and_the_rest_is_computed(pair):
+    pair.store(pair.first, 3)
+    shared = 50 * PAGE_TOKENS
+    branch = pair.prompt(3)[:shared] + pair.prompt(4)[: 20 * PAGE_TOKENS + 3]
+    loaded = pair.second.generate(branch)
+    assert loaded.storage_tokens == shared
+    pair.second.flush()
+    pair.first.clear_storage()
+    computed = pair.second.generate(branch)
+    assert computed.storage_tokens == 0
+    assert loaded.tokens == computed.tokens
+    assert loaded.logprobs == approx(computed.logprobs, abs=1e-4)
+
+
+def test_after_clear_nothing_is_found_and_the_answer_is_the_same(pair):
+    pair.store(pair.first, 5)
+    pair.second.clear_storage()
+    missed = pair.second.generate(pair.prompt(5))
+    assert missed.storage_tokens == 0
+    pair.expect(5, missed)
+
+
+def test_pages_stored_after_a_clear_are_found_again(pair):
+    pair.store(pair.first, 6)
+    pair.first.clear_storage()
+    pair.first.flush()
+    pair.store(pair.first, 6)
+    loaded = pair.second.generate(pair.prompt(6))
+    assert loaded.storage_tokens == pair.pages(6)
+    pair.expect(6, loaded)
+
+
+def test_detached_and_attached_again_over_the_same_host_memory(pair):
+    pair.store(pair.second, 7)
+    try:
+        status, text = pair.first.detach()
+        assert status == 200, text
+        assert pair.first.generate(pair.prompt(7)).storage_tokens == 0
+        pair.first.flush()
+    finally:
+        status, text = pair.first.attach("tent", pair.config)
+    assert status == 200, text
+    loaded = pair.first.generate(pair.prompt(7))
+    assert loaded.storage_tokens == pair.pages(7)
+    pair.expect(7, loaded)
+
+
+def test_the_dynamic_backend_reads_the_same_pool(pair):
+    pair.store(pair.second, 8)
+    dynamic = {
+        **pair.config,
+        "backend_name": "tent",
+        "module_path": "tent_sglang.backend",
+        "class_name": "TentHiCacheStorage",
+        "interface_v1": 1,
+    }
+    pair.first.detach()
+    try:
+        status, text = pair.first.attach("dynamic", dynamic)
+        assert status == 200, text
+        loaded = pair.first.generate(pair.prompt(8))
+        assert loaded.storage_tokens == pair.pages(8)
+        pair.expect(8, loaded)
+        pair.first.flush()
+    finally:
+        pair.first.detach()
+        assert pair.first.attach("tent", pair.config)[0] == 200
+
+
+def test_a_mistake_in_the_configuration_is_answered_with_the_fix(pair):
+    pair.first.detach()
+    try:
+        status, text = pair.first.attach("tent", {"store": {"capactiy": "1GiB"}})
+        assert status == 400
+        assert "capactiy" in text and "store.capacity" in text
+        pair.expect(9, pair.first.generate(pair.prompt(9)))
+    finally:
+        assert pair.first.attach("tent", pair.config)[0] == 200
+
+
+@pytest.mark.timeout(180)
+def test_an_unreachable_directory_means_misses_and_serving_goes_on(pair):
+    pair.first.detach()
+    try:
+        unreachable = {**pair.config, "directory": {"url": "redis://127.0.0.1:1/0"}}
+        status, text = pair.first.attach("tent", unreachable)
+        assert status == 200, text
+        for _ in range(2):
+            answer = pair.first.generate(pair.prompt(10))
+            assert answer.storage_tokens == 0
+            pair.expect(10, answer)
+            pair.first.flush()
+    finally:
+        pair.first.detach()
+        assert pair.first.attach("tent", pair.config)[0] == 200

@@ -1,0 +1,35 @@
+"""The server that holds the pages is killed while another one reads them. Runs last: it ends the first server."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+
+
+@pytest.mark.timeout(180)
+def test_a_server_killed_in_mid_transfer_costs_the_other_misses_only(pair):
+    numbers = range(12)
+    for number in numbers:
+        pair.store(pair.first, number)
+    before = pair.second.counter("prefetched_tokens_total")
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        answers = [pool.submit(pair.second.generate, pair.prompt(number)) for number in numbers]
+        # Some pages have come over and others are on their way: the reader's backend is slowed down for this.
+        while pair.second.counter("prefetched_tokens_total") == before:
+            assert not all(answer.done() for answer in answers), "nothing came from the pool"
+        pair.first.kill()
+        wait(answers)
+    loaded = 0
+    for number, answer in zip(numbers, answers, strict=True):
+        pair.expect(number, answer.result())
+        loaded += answer.result().storage_tokens
+    assert 0 < loaded < sum(pair.pages(number) for number in numbers)
+
+    # Its storage threads are alive: what it stores from now on it finds again.
+    pair.second.flush()
+    pair.store(pair.second, 0)
+    pair.second.flush()
+    again = pair.second.generate(pair.prompt(0))
+    assert again.storage_tokens == pair.pages(0)
+    pair.expect(0, again)
