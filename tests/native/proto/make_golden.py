@@ -101,9 +101,28 @@ def handshake() -> dict[str, bytes]:
     }
 
 
+def store_messages() -> dict[str, bytes]:
+    version = struct.pack("<H", 1)
+    a, b, space = bytes([0xA0] * 16), bytes(range(16)), bytes([0x5A] * 16)
+    digests = struct.pack("<I", 2) + a + b
+    items = a + struct.pack("<QQQ", 64, 1000, 0x1122334455667788) + b + struct.pack("<QQQ", 1152, 7, 3)
+    return {
+        "lend": version + struct.pack("<QQ", 64 << 20, 1 << 20),
+        "lent": version + struct.pack("<BQIIIQQ", 1, 77, 5, 6, 7, 64 << 20, 32 << 20),
+        "give_back": version + struct.pack("<Q", 77),
+        "commit": version + struct.pack("<QI", 77, 7) + space + struct.pack("<QI", 9, 2) + items,
+        "pin": version + struct.pack("<I", 1500) + digests,
+        "digests": version + digests,
+        "remove": version + space + digests,
+        "stat": version,
+        "store_stat": version + struct.pack("<5Q", 1 << 30, 12345, 64 << 20, 12, 2),
+        "statuses": version + struct.pack("<I", 3) + bytes([0, 16, 1]),
+    }
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for name, data in {**frames(), **handshake()}.items():
+    for name, data in {**frames(), **handshake(), **store_messages()}.items():
         save(name, data)
 
 

@@ -1,0 +1,208 @@
+#include "proto/store_messages.h"
+
+namespace tent::proto {
+namespace {
+
+constexpr size_t kItemBytes = 40;  // of a CommitItem
+
+Writer begin(Bytes& out) {
+    Writer w(out);
+    w.u16(kStoreVersion);
+    return w;
+}
+
+// Runs `fields` over what follows the version, and wants everything read.
+template <class Fields>
+Code decode_as(ByteView body, Fields fields) {
+    Reader r(body);
+    uint16_t version = r.u16();
+    if (!r.ok()) return Code::protocol;
+    if (version != kStoreVersion) return Code::version_mismatch;
+    fields(r);
+    return r.done() ? Code::ok : Code::protocol;
+}
+
+// A list's count, checked against what is left before anything is allocated.
+size_t get_count(Reader& r, size_t entry_bytes) {
+    size_t count = r.u32();
+    if (count > kMaxItems || count * entry_bytes > r.left()) {
+        r.fail();
+        return 0;
+    }
+    return count;
+}
+
+void put(Writer& w, const std::vector<Id128>& digests) {
+    w.u32(static_cast<uint32_t>(digests.size()));
+    for (const Id128& d : digests) w.id(d);
+}
+
+void get(Reader& r, std::vector<Id128>& digests) {
+    digests.resize(get_count(r, sizeof(Id128)));
+    for (Id128& d : digests) d = r.id();
+}
+
+void refuse_wrapping(Reader& r, uint64_t offset, uint64_t length) {
+    if (offset > UINT64_MAX - length) r.fail();
+}
+
+}  // namespace
+
+std::optional<Method> method_from_wire(uint64_t aux) {
+    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::stale)) return {};
+    return static_cast<Method>(aux);
+}
+
+void encode(const LendRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u64(m.bytes);
+    w.u64(m.largest);
+}
+
+Code decode(ByteView body, LendRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.bytes = r.u64();
+        m.largest = r.u64();
+    });
+}
+
+void encode(const Lent& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u8(m.code);
+    w.u64(m.loan);
+    w.u32(m.segment);
+    w.u32(m.extent);
+    w.u32(m.epoch);
+    w.u64(m.offset);
+    w.u64(m.length);
+}
+
+Code decode(ByteView body, Lent& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.code = r.u8();
+        m.loan = r.u64();
+        m.segment = r.u32();
+        m.extent = r.u32();
+        m.epoch = r.u32();
+        m.offset = r.u64();
+        m.length = r.u64();
+        refuse_wrapping(r, m.offset, m.length);
+    });
+}
+
+void encode(const GiveBack& m, Bytes& out) {
+    begin(out).u64(m.loan);
+}
+
+Code decode(ByteView body, GiveBack& m) {
+    return decode_as(body, [&m](Reader& r) { m.loan = r.u64(); });
+}
+
+void encode(const CommitRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u64(m.loan);
+    w.u32(m.epoch);
+    w.id(m.space);
+    w.u64(m.generation);
+    w.u32(static_cast<uint32_t>(m.items.size()));
+    for (const CommitItem& item : m.items) {
+        w.id(item.digest);
+        w.u64(item.offset);
+        w.u64(item.length);
+        w.u64(item.check);
+    }
+}
+
+Code decode(ByteView body, CommitRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.loan = r.u64();
+        m.epoch = r.u32();
+        m.space = r.id();
+        m.generation = r.u64();
+        m.items.resize(get_count(r, kItemBytes));
+        for (CommitItem& item : m.items) {
+            item.digest = r.id();
+            item.offset = r.u64();
+            item.length = r.u64();
+            item.check = r.u64();
+            refuse_wrapping(r, item.offset, item.length);
+        }
+    });
+}
+
+void encode(const PinRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u32(m.milliseconds);
+    put(w, m.digests);
+}
+
+Code decode(ByteView body, PinRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.milliseconds = r.u32();
+        get(r, m.digests);
+    });
+}
+
+void encode(const DigestList& m, Bytes& out) {
+    Writer w = begin(out);
+    put(w, m.digests);
+}
+
+Code decode(ByteView body, DigestList& m) {
+    return decode_as(body, [&m](Reader& r) { get(r, m.digests); });
+}
+
+void encode(const RemoveRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.id(m.space);
+    put(w, m.digests);
+}
+
+Code decode(ByteView body, RemoveRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.space = r.id();
+        get(r, m.digests);
+    });
+}
+
+void encode(const StatRequest&, Bytes& out) {
+    begin(out);
+}
+
+Code decode(ByteView body, StatRequest&) {
+    return decode_as(body, [](Reader&) {});
+}
+
+void encode(const StoreStat& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u64(m.capacity);
+    w.u64(m.used);
+    w.u64(m.lent);
+    w.u64(m.pages);
+    w.u64(m.pinned);
+}
+
+Code decode(ByteView body, StoreStat& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.capacity = r.u64();
+        m.used = r.u64();
+        m.lent = r.u64();
+        m.pages = r.u64();
+        m.pinned = r.u64();
+    });
+}
+
+void encode(const Statuses& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u32(static_cast<uint32_t>(m.values.size()));
+    w.raw(m.values);
+}
+
+Code decode(ByteView body, Statuses& m) {
+    return decode_as(body, [&m](Reader& r) {
+        ByteView values = r.raw(get_count(r, 1));
+        m.values.assign(values.begin(), values.end());
+    });
+}
+
+}  // namespace tent::proto

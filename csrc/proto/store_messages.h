@@ -1,0 +1,139 @@
+// What a page store and its peers tell each other: bodies of `call` and `reply` frames (wire.h), the call's
+// aux being the method. Plain data and its bytes; what the messages mean is csrc/store's business.
+//
+//   method     request         reply
+//   lend       LendRequest     Lent
+//   give_back  GiveBack        empty
+//   commit     CommitRequest   Statuses: one per item, in order
+//   pin        PinRequest      Statuses: one per digest: HIT (kept for that time) or ABSENT
+//   unpin      DigestList      empty
+//   hits       DigestList      empty: read one-sided, so the owner could not see it
+//   remove     RemoveRequest   Statuses
+//   stat       StatRequest     StoreStat
+//   stale      DigestList      empty: the directory's record led nowhere, the owner looks again
+//
+// A refused call has the frame's code set and a text as body. Every message starts with u16 kStoreVersion; a
+// body of another version is refused by name (version_mismatch), whatever follows. All else that does not fit
+// exactly is `protocol`: lists hold at most kMaxItems, ranges do not wrap, nothing is left over. Golden
+// bytes: tests/native/proto/golden/. Pure; thread-safe.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/status.h"
+#include "model/types.h"
+
+namespace tent::proto {
+
+constexpr uint16_t kStoreVersion = 1;
+constexpr size_t kMaxItems = 4096;
+
+// Numbers below 64 are the store's; others of the engine's calls start there.
+enum class Method : uint8_t {
+    lend = 1,
+    give_back = 2,
+    commit = 3,
+    pin = 4,
+    unpin = 5,
+    hits = 6,
+    remove = 7,
+    stat = 8,
+    stale = 9,
+};
+
+// Nothing when the number is unknown: answer Code::unsupported.
+std::optional<Method> method_from_wire(uint64_t aux);
+
+// Room for pages of up to `largest` bytes is wanted, about `bytes` in all.
+struct LendRequest {
+    uint64_t bytes = 0;
+    uint64_t largest = 0;
+};
+
+// An extent, or a part of one, lent to the session that asked.
+struct Lent {
+    uint8_t code = 0;   // a PageStatus: STORED, NO_SPACE, QUOTA ...
+    uint64_t loan = 0;  // names the loan in commit and give_back; never reused within an incarnation
+    SegmentId segment = 0;
+    uint32_t extent = 0;
+    uint32_t epoch = 0;
+    uint64_t offset = 0;  // in the segment
+    uint64_t length = 0;  // bytes from there on
+};
+
+struct GiveBack {
+    uint64_t loan = 0;
+};
+
+// A page whose bytes are in place at [offset, offset + length) of the loan's segment.
+struct CommitItem {
+    Id128 digest{};
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    uint64_t check = 0;
+};
+
+struct CommitRequest {
+    uint64_t loan = 0;
+    uint32_t epoch = 0;
+    Id128 space{};            // namespace digest
+    uint64_t generation = 0;  // of the namespace, as the writer knows it
+    std::vector<CommitItem> items;
+};
+
+// These pages are to stay where they are for so long (the owner bounds it).
+struct PinRequest {
+    uint32_t milliseconds = 0;
+    std::vector<Id128> digests;
+};
+
+struct DigestList {
+    std::vector<Id128> digests;
+};
+
+struct RemoveRequest {
+    Id128 space{};
+    std::vector<Id128> digests;
+};
+
+struct StatRequest {};
+
+struct StoreStat {
+    uint64_t capacity = 0;  // bytes
+    uint64_t used = 0;      // bytes of pages and their headers
+    uint64_t lent = 0;      // bytes lent to writers
+    uint64_t pages = 0;
+    uint64_t pinned = 0;  // pages
+};
+
+struct Statuses {
+    std::vector<uint8_t> values;  // PageStatus
+};
+
+// Each appends the whole body. Lists of more than kMaxItems must not get here.
+void encode(const LendRequest& m, Bytes& out);
+void encode(const Lent& m, Bytes& out);
+void encode(const GiveBack& m, Bytes& out);
+void encode(const CommitRequest& m, Bytes& out);
+void encode(const PinRequest& m, Bytes& out);
+void encode(const DigestList& m, Bytes& out);
+void encode(const RemoveRequest& m, Bytes& out);
+void encode(const StatRequest& m, Bytes& out);
+void encode(const StoreStat& m, Bytes& out);
+void encode(const Statuses& m, Bytes& out);
+
+// ok, version_mismatch or protocol. What is in `m` after anything but ok is of no use.
+Code decode(ByteView body, LendRequest& m);
+Code decode(ByteView body, Lent& m);
+Code decode(ByteView body, GiveBack& m);
+Code decode(ByteView body, CommitRequest& m);
+Code decode(ByteView body, PinRequest& m);
+Code decode(ByteView body, DigestList& m);
+Code decode(ByteView body, RemoveRequest& m);
+Code decode(ByteView body, StatRequest& m);
+Code decode(ByteView body, StoreStat& m);
+Code decode(ByteView body, Statuses& m);
+
+}  // namespace tent::proto
