@@ -1,0 +1,79 @@
+"""Reads and writes between this process and an owner, timed. Shared by the benchmarks of memory and TCP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tent_core import Engine, Intent
+
+from .owner import SEGMENT, owner
+
+__all__ = ["Mover", "mover"]
+
+
+class Mover:
+    """Times transfers of one size between a local segment and the owner's."""
+
+    def __init__(self, engine: Engine, peer: Any, nbytes: int) -> None:
+        self.engine = engine
+        self.peer = peer
+        self.nbytes = nbytes
+        self.segment = engine.allocate(nbytes, name="local")
+        memoryview(self.segment.view)[:] = bytes(nbytes)
+        self.remote = peer.segment(SEGMENT)
+
+    def intent(self, op: str, size: int, ranges: int = 1) -> Intent:
+        """``ranges`` ranges of ``size`` bytes, one after the other on both sides."""
+        offsets = np.arange(ranges, dtype=np.uint64) * np.uint64(size)
+        return Intent(
+            op=op,
+            peer=self.peer,
+            local=offsets + np.uint64(self.segment.address),
+            remote_segment=self.remote.id,
+            remote_offset=offsets,
+            length=np.full(ranges, size, dtype=np.uint64),
+        )
+
+    def timed(self, op: str, size: int, count: int, ranges: int = 1) -> float:
+        """Seconds for ``count`` intents, at most two of them under way, until the last is in place."""
+        submit = self.engine.submit
+        started = time.perf_counter()
+        before = None
+        for _ in range(count):
+            transfer = submit(self.intent(op, size, ranges))
+            if before is not None:
+                before.wait()
+                before.result()
+            before = transfer
+        if before is not None:
+            before.wait()
+            before.result()
+        return time.perf_counter() - started
+
+    def one_by_one(self, op: str, size: int, count: int, ranges: int = 1) -> list[float]:
+        """Seconds of each of ``count`` intents, submit to result, one at a time."""
+        times = []
+        for _ in range(count):
+            intent = self.intent(op, size, ranges)
+            started = time.perf_counter()
+            transfer = self.engine.submit(intent)
+            transfer.wait()
+            times.append(time.perf_counter() - started)
+            transfer.result()
+        return times
+
+
+@contextmanager
+def mover(nbytes: int, settings: dict[str, Any]) -> Iterator[Mover]:
+    """Two processes with a warm segment of ``nbytes`` each, connected."""
+    with owner(nbytes, settings) as blob, Engine(settings) as engine:
+        peer = engine.connect(blob)
+        try:
+            yield Mover(engine, peer, nbytes)
+        finally:
+            peer.close()
