@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +21,7 @@ FORMAT = "sglang-1"
 _ALWAYS_SHARDED = frozenset({"mamba"})
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_SAMPLES, _SAMPLE_BYTES = 16, 4096
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 
 def namespace_fields(
@@ -32,7 +33,7 @@ def namespace_fields(
     pool's flat copy of a page). `part_lengths`: bytes of each of a page's parts. `model`: see `model_fields`.
     """
     fields = {
-        "engine": "sglang",
+        "engine": f"sglang-{sglang_version()}",
         "format": FORMAT,
         "form": form,
         "pool": str(pool_name),
@@ -80,6 +81,14 @@ def _runs(lengths: Iterable[int]) -> str:
     return ",".join(f"{len(list(group))}x{length}" for length, group in groupby(int(n) for n in lengths))
 
 
+def sglang_version() -> str:
+    """Releases change what a page holds; pages of two of them are not mixed."""
+    try:
+        return version("sglang")
+    except PackageNotFoundError:
+        return "source"
+
+
 def model_fields(server: Any) -> dict[str, str]:
     """Fields that say which weights run, and how they are read, from SGLang's server arguments.
 
@@ -95,9 +104,14 @@ def model_fields(server: Any) -> dict[str, str]:
             "kv_cache_dtype",
             "quantization_param_path",
             "json_model_override_args",
+            # A draft model's layers may lie in the same pages.
+            "speculative_algorithm",
+            "speculative_draft_model_revision",
         )
     }
     fields["model_dtype"] = fields.pop("dtype")
+    draft = str(getattr(server, "speculative_draft_model_path", None) or "")
+    fields["draft"] = weights_digest(draft) or draft
     load_format = str(getattr(server, "load_format", "") or "")
     if load_format == "dummy":
         # Weights that were never read from anywhere, but drawn.
@@ -110,7 +124,7 @@ def model_fields(server: Any) -> dict[str, str]:
 def weights_digest(folder: str) -> str:
     """Digest of a local model folder: its config.json, and the name, size and samples of every weight file.
 
-    Not every byte is read: 16 samples of 4 KiB a file tell models apart that share a name and a shape, in
+    Not every byte is read: 64 samples of 4 KiB a file tell models apart that share a name and a shape, in
     milliseconds. "" for a model named by its hub id; its revision stands for it then.
     """
     if not os.path.isdir(folder):
