@@ -99,6 +99,21 @@ def native_values(config: Config) -> dict[str, int | str | bool | list[str]]:
         values[key] = list(value) if isinstance(value, tuple) else value
     values["cluster.secret"] = resolve_secret(config)
     values["node.host_identity"] = config.node.host_identity or host_identity()
-    if not config.node.bind and not has_configured_secret(config):
-        values["node.bind"] = ["127.0.0.1"]
+    values["node.bind"] = _addresses(config)
     return values
+
+
+def _addresses(config: Config) -> list[str]:
+    """What to listen on, one address a rail: interfaces by name become their first address."""
+    from tent_core.topology.host import interfaces
+
+    if not config.node.bind and not has_configured_secret(config):
+        return ["127.0.0.1"]
+    by_name = {item.name: item.addresses[0] for item in interfaces()}
+    if config.node.bind:
+        return [
+            by_name.get(name, "127.0.0.1" if name == "localhost" else name.strip("[]"))
+            for name in config.node.bind
+        ]
+    rails = [address for name, address in by_name.items() if name != "lo"]
+    return rails or ["127.0.0.1"]

@@ -228,9 +228,9 @@ class Config:
     def native(self) -> dict[str, int | str | bool | list[str]]:
         """What the native engine is given: flat ``section.key``; sizes in bytes, durations in their unit.
 
-        ``cluster.secret`` is the resolved secret (its file read, or the user's own key made when there is none),
-        ``node.host_identity`` and ``node.bind`` are filled in: an empty ``node.bind`` means every rail. Contains the
-        secret: never print it. Raises ConfigError when the secret's file cannot be used.
+        ``cluster.secret`` is the resolved secret (its file read, or the user's own key, made when there is none);
+        ``node.host_identity`` is filled in; ``node.bind`` is the list of addresses to listen on, one a rail. Contains
+        the secret: never print it. Raises ConfigError when the secret's file cannot be used.
         """
         from tent_core.config.resolve import native_values
 

@@ -21,6 +21,7 @@ from tent_core.config import (
 )
 from tent_core.config.resolve import user_key_path
 from tent_core.errors import ConfigError, InvalidArgument
+from tent_core.topology.host import interfaces
 
 SECRET = "correct horse battery staple"
 
@@ -153,9 +154,18 @@ def test_native_gets_the_secret_and_numbers() -> None:
     native = load_config({"cluster.secret": SECRET, "store.capacity": "2MiB"}, env={}).native()
     assert native["cluster.secret"] == SECRET
     assert native["store.capacity"] == 2 << 20
-    assert native["node.bind"] == []
     assert native["node.host_identity"]
     assert set(native) == set(settings())
+
+
+def test_native_lists_addresses_to_listen_on() -> None:
+    def bound(**values: Any) -> Any:
+        return load_config({"node": values, "cluster": {"secret": SECRET}}, env={}).native()["node.bind"]
+
+    rails = [item.addresses[0] for item in interfaces() if item.name != "lo"]
+    assert bound() == (rails or ["127.0.0.1"])
+    assert bound(bind="lo,[::1], localhost") == ["127.0.0.1", "::1", "127.0.0.1"]
+    assert load_config(env={}).native()["node.bind"] == ["127.0.0.1"]
 
 
 def test_secret_file_must_be_private(tmp_path: Path) -> None:
