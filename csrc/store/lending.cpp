@@ -1,0 +1,99 @@
+// The owner's side of lending extents to writers in other processes.
+#include <algorithm>
+
+#include "base/switches.h"
+#include "store/store.h"
+
+namespace tent::store {
+
+uint32_t Store::loan_extent(const Id128& writer, uint64_t loan) const {
+    for (uint32_t i = 0; i < extents_.count(); ++i) {
+        const Extent& e = extents_.at(i);
+        if (e.state == ExtentState::lent && e.loan == loan && e.writer == writer) return i;
+    }
+    return kNoId;
+}
+
+proto::Lent Store::lend(const Id128& writer, const proto::LendRequest& request) {
+    std::lock_guard lock(mutex_);
+    proto::Lent out;
+    auto refuse = [&](PageStatus s) {
+        out.code = static_cast<uint8_t>(s);
+        return out;
+    };
+    if (request.largest > extents_.extent_bytes() || slot_bytes(request.largest) > extents_.extent_bytes()) {
+        return refuse(PageStatus::TOO_LARGE);
+    }
+    uint64_t held = 0;
+    for (uint32_t i = 0; i < extents_.count(); ++i) {
+        const Extent& e = extents_.at(i);
+        bool out_there = e.state == ExtentState::lent || e.state == ExtentState::quarantined;
+        if (out_there && e.writer == writer) held += extents_.extent_bytes();
+    }
+    if (held > 0 && held + extents_.extent_bytes() > config_.loan_limit) return refuse(PageStatus::QUOTA);
+    uint32_t extent = extents_.lend(writer, ++loans_);
+    if (extent == kNoId) return refuse(PageStatus::NO_SPACE);
+    out.code = static_cast<uint8_t>(PageStatus::STORED);
+    out.loan = loans_;
+    out.segment = config_.segment;
+    out.extent = extent;
+    out.epoch = extents_.epoch(extent);
+    out.offset = extents_.start(extent);
+    out.length = extents_.extent_bytes();
+    return out;
+}
+
+std::vector<PageStatus> Store::commit_lent(const Id128& writer, const proto::CommitRequest& request) {
+    std::lock_guard lock(mutex_);
+    std::vector<PageStatus> status(request.items.size(), PageStatus::REFUSED);
+    uint32_t extent = loan_extent(writer, request.loan);
+    bool stale = extent == kNoId || request.epoch != extents_.epoch(extent);
+    if (extent == kNoId || (stale && protection_on(Protection::epoch))) {
+        counts_.remote_refused += status.size();
+        return status;
+    }
+    uint32_t space = space_of(request.space);
+    for (size_t i = 0; i < status.size(); ++i) {
+        const proto::CommitItem& item = request.items[i];
+        Slot slot{extent, request.epoch, item.offset, item.length};
+        if (request.generation < spaces_[space].generation && protection_on(Protection::generation)) {
+            status[i] = PageStatus::CLEARED;  // computed before the namespace was cleared
+        } else if (!extents_.accept(extent, item.offset, item.length)) {
+            status[i] = PageStatus::REFUSED;
+        } else {
+            status[i] = insert(space, request.generation, slot, item.digest, next_version(), item.check);
+            if (status[i] == PageStatus::STORED) {
+                queue_.push_back(item.digest);
+            } else {
+                extents_.void_slot(slot);
+            }
+        }
+        ++(status[i] == PageStatus::STORED ? counts_.remote_commits : counts_.remote_refused);
+    }
+    return status;
+}
+
+void Store::give_back(const Id128& writer, uint64_t loan) {
+    std::lock_guard lock(mutex_);
+    uint32_t extent = loan_extent(writer, loan);
+    if (extent != kNoId) extents_.seal(extent);
+}
+
+void Store::writer_lost(const Id128& writer) {
+    std::lock_guard lock(mutex_);
+    for (uint32_t i = 0; i < extents_.count(); ++i) {
+        if (extents_.at(i).state == ExtentState::lent && extents_.at(i).writer == writer)
+            extents_.quarantine(i);
+    }
+}
+
+void Store::writer_gone(const Id128& writer) {
+    std::lock_guard lock(mutex_);
+    for (uint32_t i = 0; i < extents_.count(); ++i) {
+        const Extent& e = extents_.at(i);
+        bool theirs = e.state == ExtentState::lent || e.state == ExtentState::quarantined;
+        if (theirs && e.writer == writer) extents_.seal(i);
+    }
+}
+
+}  // namespace tent::store

@@ -1,0 +1,210 @@
+// The page store of one node: extents, headers and index tied together. Batches in, batches out.
+//
+// Thread-safety: every method may be called from any thread; one mutex guards the bookkeeping and is never
+// held while page bytes are copied. No thread, socket or clock in here: `now` comes in, copying may be spread
+// by an executor. Memory: the segment (and the epochs, if given) belong to the caller and must outlive the
+// Store. Errors: every page has a PageStatus; nothing throws for a fault of the world.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/copy.h"
+#include "store/extents.h"
+#include "store/index.h"
+#include "store/lending.h"
+#include "store/record.h"
+
+namespace tent::store {
+
+struct StoreConfig {
+    uint8_t* base = nullptr;  // page-aligned
+    uint64_t bytes = 0;
+    uint64_t extent_bytes = 0;                // a multiple of 4096
+    std::atomic<uint32_t>* epochs = nullptr;  // one per extent, shared with the transports; null: own
+    SegmentId segment = 0;                    // as peers know the memory
+    std::string node;                         // this node's name and incarnation, for records
+    Id128 incarnation{};
+    Id128 seed{};                       // random bits: version ids are drawn from it
+    size_t max_pages = 0;               // bound of the index; 0: one page per 4 KiB
+    uint64_t loan_limit = 64ull << 20;  // bytes lent to one writer at a time (at least one extent)
+};
+
+// N pages of P parts each, as flat arrays: digests N x 16 bytes, addresses and lengths N x P.
+struct PageBatch {
+    size_t count = 0;
+    size_t parts = 1;
+    const uint8_t* digests = nullptr;
+    const uint64_t* addresses = nullptr;
+    const uint64_t* lengths = nullptr;
+    const uint64_t* tokens = nullptr;  // put: addresses of u64 stability counters (0: none), or null
+};
+
+struct Commit {
+    Slot slot;
+    Id128 digest{};
+    uint64_t check = 0;
+};
+
+// A page that this node owns and its directory record.
+struct Published {
+    Id128 digest{};
+    Id128 space{};
+    uint64_t generation = 0;
+    Bytes record;
+};
+
+struct Moved {
+    Id128 digest{};
+    Bytes before, after;
+};
+
+// An extent on its way to be reused. The caller takes `unpublish` out of the directory and swaps `moved`,
+// then calls finish_reclaim(extent): only then may the memory change.
+struct Reclaim {
+    uint32_t extent = kNoId;
+    std::vector<Published> unpublish;
+    std::vector<Moved> moved;
+};
+
+struct StoreStats {
+    uint64_t capacity = 0, extent_bytes = 0, live_bytes = 0, overhead_bytes = 0;
+    uint64_t pages = 0, extents = 0, free_extents = 0, lent_extents = 0, quarantined_extents = 0,
+             sealed_extents = 0;
+    uint64_t stored = 0, present = 0, unstable = 0, no_space = 0, local_hits = 0, local_misses = 0,
+             check_failed = 0;
+    uint64_t evicted = 0, moved = 0, reclaimed_extents = 0, removed = 0, cleared = 0;
+    uint64_t remote_commits = 0, remote_refused = 0, queued = 0, pinned_pages = 0;
+};
+
+class Store {
+  public:
+    // Checks the sizes; seeds nothing and touches no page byte.
+    static Result<std::shared_ptr<Store>> create(const StoreConfig& config);
+
+    // Spreads copies over threads; set before use. Empty: the calling thread copies.
+    void set_executor(Executor executor) { executor_ = std::move(executor); }
+
+    // ---- writing
+    // Slots for pages of these lengths: STORED, TOO_LARGE or NO_SPACE each. Bytes go to address(slot). Every
+    // slot must be handed to commit() or abort().
+    void reserve(std::span<const uint64_t> lengths, std::span<Slot> slots, std::span<PageStatus> status);
+    uint8_t* address(const Slot& slot) const { return extents_.bytes_at(slot.offset); }
+    // Makes pages visible here. The first publisher of a digest wins: a later one is PRESENT, its slot
+    // aborted.
+    void commit(const Id128& space, uint64_t generation, std::span<const Commit> pages,
+                std::span<PageStatus> status);
+    void abort(std::span<const Slot> slots);
+    // Reserve, copy with the check fused in, compare the stability tokens, commit.
+    void put(const Id128& space, uint64_t generation, const PageBatch& batch, std::span<PageStatus> status);
+
+    // ---- reading
+    // Copies pages that this node owns into the caller's parts and verifies them. HIT or a miss. A page whose
+    // check fails is dropped (see take_unpublish).
+    void get(const PageBatch& batch, bool check, std::span<PageStatus> status);
+    // HIT or a miss; `lengths` (may be empty) receives the lengths of hits.
+    void find(std::span<const Id128> digests, std::span<PageStatus> status,
+              std::span<uint64_t> lengths) const;
+
+    // ---- keeping and dropping
+    void pin(std::span<const Id128> digests, bool pinned, std::span<PageStatus> status);
+    void lease(std::span<const Id128> digests, Nanos until, std::span<PageStatus> status);
+    void note_hits(std::span<const Id128> digests);
+    // Forgets pages; what had been published is queued for take_unpublish().
+    void remove(std::span<const Id128> digests, std::span<PageStatus> status);
+    // Raises the namespace's generation and drops what is older. Returns how many pages went.
+    size_t clear(const Id128& space, uint64_t generation);
+
+    // ---- publishing (the caller talks to the directory)
+    // Records of pages just put, in order; an empty record for pages that are gone.
+    void records(std::span<const Id128> digests, std::vector<Published>& out) const;
+    // The directory has these. Returns the positions of pages that went meanwhile: unpublish those.
+    std::vector<uint32_t> confirm(std::span<const Id128> digests);
+    // To be published later, by take_unpublished().
+    void enqueue(std::span<const Id128> digests);
+    void enqueue_all();
+    std::vector<Published> take_unpublished(size_t most);
+    std::vector<Published> take_unpublish(size_t most);
+
+    // ---- reclaiming
+    // Starts on the coldest sealed extent without pins, leases or users; pages read since they came are
+    // moved, up to `move_bytes`. Reclaim::extent is kNoId when there is none.
+    Reclaim begin_reclaim(Nanos now, uint64_t move_bytes);
+    void finish_reclaim(uint32_t extent);
+
+    // ---- lending to writers in other processes; a writer is known by its incarnation
+    proto::Lent lend(const Id128& writer, const proto::LendRequest& request);
+    std::vector<PageStatus> commit_lent(const Id128& writer, const proto::CommitRequest& request);
+    void give_back(const Id128& writer, uint64_t loan);
+    // The writer fell silent: what it holds is not reused. `gone`: proven gone (or fenced): it is.
+    void writer_lost(const Id128& writer);
+    void writer_gone(const Id128& writer);
+
+    // Rebuilds the index from the slot headers (everything known before is forgotten). The namespace of a
+    // page is not in its header: the pages belong to the zero namespace until they are published again.
+    // Returns pages found.
+    size_t rebuild();
+
+    StoreStats stats() const;
+    const StoreConfig& config() const { return config_; }
+
+  private:
+    explicit Store(const StoreConfig& config);
+
+    struct Space {
+        Id128 digest{};
+        uint64_t generation = 0;
+    };
+    // A page between reservation and commit, or held while it is copied.
+    struct Pending {
+        size_t row = 0;
+        Slot slot;
+        Id128 digest{};
+        uint64_t token = 0;
+        uint64_t check = 0;
+        uint64_t from = 0;  // moves: where its bytes lay
+        bool good = true;
+    };
+    uint32_t space_of(const Id128& digest);
+    bool cleared(const Entry& entry) const;
+    EntryId live(const Id128& digest) const;
+    PageStatus commit_one(uint32_t space, uint64_t generation, const Commit& page);
+    PageStatus insert(uint32_t space, uint64_t generation, const Slot& slot, const Id128& digest,
+                      const Id128& version, uint64_t check);
+    void drop(EntryId id);
+    void hit(EntryId id);
+    void release(uint32_t extent);
+    Bytes record_of(const Entry& entry) const;
+    Published published(const Entry& entry) const;
+    Id128 next_version();
+    void reserve_puts(uint32_t space, uint64_t generation, const PageBatch& batch,
+                      std::vector<Pending>& pending, std::span<PageStatus> status);
+    void commit_puts(uint32_t space, uint64_t generation, const std::vector<Pending>& pending,
+                     std::span<PageStatus> status);
+    uint32_t coldest(Nanos now) const;
+    uint64_t heat(const Extent& extent) const;
+    std::vector<Pending> choose_moves(uint32_t extent, uint64_t budget);
+    void copy_moves(std::vector<Pending>& moves);
+    void finish_move(const Pending& move, Reclaim& out);
+    uint32_t loan_extent(const Id128& writer, uint64_t loan) const;
+    size_t rebuild_extent(uint32_t extent);
+
+    StoreConfig config_;
+    Executor executor_;
+    mutable std::mutex mutex_;
+    Extents extents_;
+    Index index_;
+    std::vector<Space> spaces_;
+    std::vector<Id128> queue_;          // to publish, oldest last taken first out
+    std::vector<Published> unpublish_;  // to take out of the directory
+    uint64_t versions_ = 0, loans_ = 0, ticks_ = 0;
+    mutable StoreStats counts_;
+};
+
+}  // namespace tent::store
