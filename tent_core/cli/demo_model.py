@@ -98,7 +98,8 @@ def make_config(size: str, vocabulary: int) -> Any:
         head_dim=64,
         max_position_embeddings=32768,
         initializer_range=INITIALIZER_RANGE,
-        tie_word_embeddings=True,
+        # Tied to its input, a random model repeats one token.
+        tie_word_embeddings=False,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

@@ -1,0 +1,282 @@
+"""The class that vLLM loads. It translates vLLM's calls for the two roles and holds no logic of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorWorkerMetadata,
+)
+from vllm.version import __version__ as vllm_version
+
+from tent_core.errors import Unsupported
+
+from . import handle as handles
+from .backend import attention_backend, ranks_of_this_worker
+from .guard import log
+from .identity import check_supported, namespace_fields
+from .layout import page_layout
+from .lookups import LookupService
+from .plan import RankPages, StepPlan, StepReport
+from .rank_lookup import RankLookup
+from .scheduler import SchedulerSide
+from .settings import split_extra_config
+from .worker import WorkerSide
+
+try:
+    from vllm.v1.metrics.cache_hit_source import CacheHitSource
+
+    _HIT_SOURCE = getattr(CacheHitSource, "P2P", None)
+except ImportError:
+    _HIT_SOURCE = None
+
+
+@dataclass
+class TentMetadata(KVConnectorMetadata):  # type: ignore[misc]
+    plan: StepPlan
+
+
+@dataclass
+class TentHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]
+    pages: RankPages
+
+
+@dataclass
+class TentWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]
+    report: StepReport
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
+        return TentWorkerMetadata(self.report.merged(other.report))
+
+
+class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
+    """KV cache that other processes computed, and this one's for them. See docs/vllm.md."""
+
+    if _HIT_SOURCE is not None:
+        _cache_hit_source = _HIT_SOURCE
+
+    def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any = None) -> None:
+        """Raises ConfigError on a bad configuration; anything else that is wrong makes every look-up a miss."""
+        super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        transfer = vllm_config.kv_transfer_config
+        source, self._settings = split_extra_config(transfer.kv_connector_extra_config)
+        self._handle = handles.acquire(
+            str(transfer.engine_id),
+            source,
+            worker=role == KVConnectorRole.WORKER,
+            rank=vllm_config.parallel_config.rank if role == KVConnectorRole.WORKER else 0,
+        )
+        self._guard = self._handle.guard
+        self._plan: StepPlan | None = None
+        self._worker: WorkerSide | None = None
+        self._pages: RankPages | None = None
+        self._scheduler: SchedulerSide | None = None
+        self._lookup: RankLookup | None = None
+        self._attention = self._check(vllm_config, kv_cache_config)
+        if role == KVConnectorRole.SCHEDULER:
+            _choose_recompute(transfer, self._settings.keep_failure_policy)
+            if self._attention:
+                self._scheduler = SchedulerSide(
+                    vllm_config.cache_config.block_size,
+                    self._settings,
+                    self._guard,
+                    loads=transfer.is_kv_consumer,
+                    saves=transfer.is_kv_producer,
+                    ranks=vllm_config.parallel_config.world_size,
+                )
+
+    def _check(self, vllm_config: Any, kv_cache_config: Any) -> str:
+        """The kind of attention; "" when this model is left alone."""
+        try:
+            return check_supported(vllm_config, kv_cache_config)
+        except Unsupported as reason:
+            log.error("%s", reason)
+            return ""
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """A cache: what was not saved is a miss later, never a request to repeat."""
+        return False
+
+    # ---- worker: start and end
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        if self._attention:
+            self._guard.run("register", lambda: self._register(kv_caches), lambda: None)
+
+    def _register(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        devices = {tensor.device.type for tensor in kv_caches.values()}
+        if devices != {"cpu"}:
+            log.error(
+                "KV cache on %s: TENT moves host memory in this version; requests are computed", devices
+            )
+            return
+        layout = page_layout(kv_caches)
+        fields = namespace_fields(
+            self._vllm_config,
+            self._attention,
+            layout.signature,
+            attention_backend(self._vllm_config),
+            ranks_of_this_worker(),
+            vllm_version,
+            self._settings.model_id,
+        )
+        self._pages = RankPages(fields, layout.page_bytes)
+        self._worker = WorkerSide(self._handle, layout, fields, self._settings)
+
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
+        return TentHandshake(self._pages) if self._pages is not None else None
+
+    def shutdown(self) -> None:
+        worker, scheduler, self._worker, self._scheduler = self._worker, self._scheduler, None, None
+        if worker is not None:
+            self._guard.run("shutdown", worker.close, lambda: None)
+        if scheduler is not None:
+            self._guard.run(
+                "shutdown", lambda: scheduler.close(self._settings.shutdown_ms / 1000), lambda: None
+            )
+        held, self._handle = self._handle, None  # type: ignore[assignment]
+        if held is not None:
+            self._guard.run("shutdown", lambda: handles.release(held), lambda: None)
+
+    # ---- worker: each step
+
+    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        self._prepare(kv_connector_metadata)
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        # Where vLLM has no handle_preemptions this is the first call before the blocks are written.
+        self._prepare(connector_metadata)
+
+    def _prepare(self, metadata: KVConnectorMetadata) -> None:
+        self._plan = metadata.plan if isinstance(metadata, TentMetadata) else None
+        if self._worker is not None and self._plan is not None:
+            self._worker.prepare(self._plan)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        if self._worker is not None and self._plan is not None:
+            self._worker.load(self._plan)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Loads are complete when start_load_kv returns."""
+
+    def save_kv_layer(
+        self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any
+    ) -> None:
+        """Pages hold all layers: they are saved when the last one is computed."""
+
+    def wait_for_save(self) -> None:
+        if self._worker is not None and self._plan is not None:
+            self._worker.save(self._plan)
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        if self._worker is not None:
+            return self._worker.take_failed()
+        # No worker, and yet a promise: the scheduler offers nothing before it heard of the pages, so there is none.
+        return set()
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        report = self._worker.take_report() if self._worker is not None else None
+        return TentWorkerMetadata(report) if report is not None else None
+
+    # ---- scheduler: start
+
+    def set_xfer_handshake_metadata(self, metadata: dict[int, KVConnectorHandshakeMetadata]) -> None:
+        self._serve(list(metadata.values()))
+
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        self._serve(list(metadata.values()))
+
+    def _serve(self, shakes: list[KVConnectorHandshakeMetadata]) -> None:
+        """Start looking up, when every rank has said how its pages are named."""
+        ranks = self._vllm_config.parallel_config.world_size
+        pages = [shake.pages for shake in shakes if isinstance(shake, TentHandshake)]
+        if self._scheduler is None or len(pages) != ranks:
+            log.error(
+                "%d of %d workers can store pages: requests are computed as without TENT", len(pages), ranks
+            )
+            return
+        settings = self._settings
+        self._lookup = RankLookup(self._handle, pages, settings.pin_ms)
+        self._scheduler.serve(
+            LookupService(
+                self._lookup,
+                self._guard,
+                pause=settings.lookup_pause_ms / 1000,
+                failed_for=settings.failed_page_ms / 1000,
+            )
+        )
+
+    def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
+        super().bind_kv_cache_manager(kv_cache_manager)
+        if self._scheduler is not None:
+            self._scheduler.bind_manager(kv_cache_manager)
+
+    # ---- scheduler: requests and steps
+
+    def on_new_request(self, request: Any) -> None:
+        scheduler = self._scheduler
+        if scheduler is not None:
+            self._guard.run("new_request", lambda: scheduler.on_new_request(request), lambda: None)
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        scheduler = self._scheduler
+        if scheduler is None:
+            return 0, False
+        return self._guard.run(
+            "match", lambda: scheduler.matched_tokens(request, num_computed_tokens), lambda: (0, False)
+        )
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        if self._scheduler is None:
+            return
+        # Not guarded: with tokens promised there is no answer but a plan that loads them.
+        self._scheduler.allocated(request, blocks, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        return TentMetadata(self._scheduler.build_plan(scheduler_output) if self._scheduler else StepPlan())
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
+        meta = getattr(connector_output, "kv_connector_worker_meta", None)
+        report = meta.report if isinstance(meta, TentWorkerMetadata) else None
+        invalid = set(getattr(connector_output, "invalid_block_ids", None) or ())
+        self._guard.run("outcome", lambda: scheduler.outcome(report, invalid), lambda: None)
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        scheduler = self._scheduler
+        if scheduler is not None:
+            self._guard.run("finished", lambda: scheduler.finished(request), lambda: None)
+        # Saves read the blocks on until somebody else gets them: nothing needs to be held back.
+        return False, None
+
+    def reset_cache(self) -> bool | None:
+        """Clears this model's pages, for everybody. False when the directory could not be told."""
+        lookup, scheduler = self._lookup, self._scheduler
+        if lookup is None or scheduler is None:
+            return True
+        scheduler.forget_lookups()
+        return self._guard.run("reset", lookup.clear, lambda: False)
+
+
+def _choose_recompute(transfer: Any, keep: bool) -> None:
+    """vLLM's default policy ends a request in an error when a page does not come; a cache's misses are computed."""
+    if transfer.kv_load_failure_policy != "recompute" and not keep:
+        log.info(
+            "kv_load_failure_policy is 'recompute' now: a page that TENT has lost is computed, not an error"
+        )
+        transfer.kv_load_failure_policy = "recompute"
+
+
+__all__ = ["TentConnector"]
