@@ -1,0 +1,75 @@
+"""The embedded directory's folder: its user's only, or refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from tent_core.errors import ConfigError
+
+__all__ = ["MADE_MARK", "SOCKET", "choose_folder", "ensure_folder"]
+
+SOCKET = "redis.sock"
+MADE_MARK = "made-by-tent"  # whoever leaves last removes the folder only if TENT made it
+_MAX_SOCKET_PATH = 107
+
+
+def choose_folder(setting: str) -> str:
+    """``directory.embedded_dir``, or ``tent`` in the user's runtime folder, or /tmp/tent-<uid>."""
+    if setting:
+        folder = os.path.abspath(setting)
+    else:
+        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        usable = os.path.isabs(runtime) and _complaint(runtime) is None
+        folder = os.path.join(runtime, "tent") if usable else f"/tmp/tent-{os.geteuid()}"
+    if len(os.fsencode(os.path.join(folder, SOCKET))) > _MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"directory.embedded_dir = {folder!r} is too long for a unix socket; choose a shorter one"
+        )
+    return folder
+
+
+def ensure_folder(folder: str) -> None:
+    """Makes the folder for its user alone, or raises ConfigError because what is there is not safe to use."""
+    for _ in range(10):
+        try:
+            os.mkdir(folder, 0o700)
+            os.close(os.open(os.path.join(folder, MADE_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            if not os.path.isdir(os.path.dirname(folder)):
+                raise ConfigError(
+                    f"the embedded directory's folder {folder!r} has no parent folder; make it, or set "
+                    "directory.embedded_dir"
+                ) from None
+            continue  # its last user removed it just now
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make the embedded directory's folder {folder!r} ({error.strerror}); set directory.embedded_dir"
+            ) from None
+        complaint = _complaint(folder)
+        if complaint is None:
+            return
+        if os.path.lexists(folder):
+            raise ConfigError(
+                f"the embedded directory will not use {folder!r}: {complaint}. Remove it, or set directory.embedded_dir"
+            )
+    raise ConfigError(
+        f"the embedded directory's folder {folder!r} keeps disappearing; set directory.embedded_dir"
+    )
+
+
+def _complaint(folder: str) -> str | None:
+    """What is wrong with a folder that must be its user's only."""
+    try:
+        found = os.lstat(folder)
+    except OSError as error:
+        return str(error.strerror)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is not a folder"
+    if found.st_uid != os.geteuid():
+        return f"it belongs to uid {found.st_uid}, not to {os.geteuid()}"
+    if found.st_mode & 0o077:
+        return f"others may use it (mode {stat.S_IMODE(found.st_mode):04o}, must be 0700)"
+    return None
