@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "base/switches.h"
-
 using namespace tent;
 using namespace tent::proto;
 
@@ -38,7 +36,7 @@ TEST_CASE("an old, repeated or invented token renews nothing") {
     CHECK(owner.expires() == 20 + kLease);
 }
 
-TEST_CASE("a lease that ran out stays out" * doctest::skip(!protection_on(Protection::lease))) {
+TEST_CASE("a lease that ran out stays out") {
     OwnerLease owner(kLease, 0);
     uint64_t token = owner.issue(0);
     CHECK(owner.valid(kLease - 1));
