@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tent_core.config import format_size
+from functools import partial
 
-from .common import Report, interleave, percentile
-from .floors import Floors
-from .moves import Mover, mover
+from .common import Report, interleave
+from .floors import Floors, NativeCaller
+from .moves import Caller, callers, mover
 
-__all__ = ["main"]
+__all__ = ["main", "measure"]
 
 _MIB = 1 << 20
 _SETTINGS = {"tcp.enabled": False}
@@ -24,74 +24,72 @@ _SIZES = {
 
 def _count(size: int, quick: bool) -> int:
     """Copies in one measurement: enough that starting and stopping the clock does not show."""
-    return max(1, (32 if quick else 256) * _MIB // size) if size >= _MIB else (200 if quick else 2000)
+    return max(2, (64 if quick else 512) * _MIB // size) if size >= _MIB else (200 if quick else 2000)
 
 
-def _sizes(report: Report, tent: Mover, floors: Floors, quick: bool) -> None:
-    for name, size in _SIZES.items():
-        count = _count(size, quick)
+def _sizes(report: Report, tents: dict[str, Caller], floors: Floors, quick: bool) -> None:
+    for suffix, tent in tents.items():
+        for name, size in _SIZES.items():
+            count = _count(size, quick)
+            for op in ("write", "read"):
+                pairs = interleave(
+                    partial(tent.timed, op, size, count),
+                    partial(floors.memcpy, size, count),
+                    3 if quick else 11,
+                )
+                report.ratios[f"shm_{op}_{name}{suffix}"] = pairs.speed
+                report.speeds(f"shm {op} {name}{suffix}", "memcpy", pairs, size * count)
+
+
+def _latency(report: Report, tents: dict[str, Caller], quick: bool) -> None:
+    for suffix, tent in tents.items():
         for op in ("write", "read"):
-            pairs = interleave(
-                lambda op=op, size=size, count=count: tent.timed(op, size, count),  # type: ignore[misc]
-                lambda size=size, count=count: floors.memcpy(size, count),  # type: ignore[misc]
-                5 if quick else 15,
-            )
-            report.ratios[f"shm_{op}_{name}"] = pairs.speed
-            report.figures[f"shm {op} {name} GB/s, memcpy GB/s"] = [
-                round(size * count / min(times) / 1e9, 2) for times in (pairs.ours, pairs.floor)
-            ]
-
-
-def _latency(report: Report, tent: Mover, quick: bool) -> None:
-    for op in ("write", "read"):
-        tent.one_by_one(op, 4096, 100)
-        times = [seconds * 1e6 for seconds in tent.one_by_one(op, 4096, 2_000 if quick else 20_000)]
-        report.ratios[f"shm_{op}_4KiB_p50_us"] = percentile(times, 50)
-        report.figures[f"shm {op} 4KiB p50, p99 us (Python caller)"] = [
-            round(percentile(times, p), 2) for p in (50, 99)
-        ]
+            tent.latency(op, 4096, 100)
+            median, high = tent.latency(op, 4096, 2_000 if quick else 20_000)
+            report.ratios[f"shm_{op}_4KiB_p50_us{suffix}"] = median
+            report.figures[f"shm {op} 4KiB{suffix}, p50 and p99, us"] = [round(median, 2), round(high, 2)]
 
 
 def _threads(report: Report, floors: Floors, quick: bool) -> None:
     size, pairs = 16 * _MIB, 3 if quick else 9
-    settings = {**_SETTINGS, "engine.copy_threads": 1}
-    with mover(size, settings) as one, mover(size, {**settings, "engine.copy_threads": 2}) as two:
-        count = _count(size, quick)
-        result = interleave(
-            lambda: two.timed("write", size, count), lambda: one.timed("write", size, count), pairs
+    count = _count(size, quick)
+    one_thread, two_threads = ({**_SETTINGS, "engine.copy_threads": n} for n in (1, 2))
+    with mover(size, one_thread) as one, mover(size, two_threads) as two:
+        ours = interleave(
+            partial(two.timed, "write", size, count), partial(one.timed, "write", size, count), pairs
         )
-    report.ratios["two_copy_threads_16MiB"] = result.speed
-    floor = interleave(lambda: floors.memcpy(size, count, 2), lambda: floors.memcpy(size, count, 1), pairs)
-    report.figures["two memcpy threads / one, 16MiB"] = round(floor.speed, 2)
+    report.ratios["two_copy_threads_16MiB"] = ours.speed
+    plain = interleave(partial(floors.memcpy, size, count, 2), partial(floors.memcpy, size, count, 1), pairs)
+    report.figures["two threads of memcpy / one, 16MiB"] = round(plain.speed, 2)
 
 
 def _cold(report: Report, floors: Floors, quick: bool) -> None:
     """Into memory that was never touched, where the kernel's clearing of pages is most of the time."""
     size = 64 * _MIB
+    with mover(size, _SETTINGS) as tent:
 
-    def fresh() -> float:
-        with_new = tent.engine.allocate(size, name=None)
-        old, tent.segment = tent.segment, with_new
-        try:
-            return tent.timed("read", size, 1)
-        finally:
-            tent.segment = old
-            with_new.close()
+        def fresh() -> float:
+            warm, tent.segment = tent.segment, tent.engine.allocate(size, name="fresh")
+            try:
+                return tent.timed("read", size, 1)
+            finally:
+                tent.segment.close()
+                tent.segment = warm
 
-    with mover(size, {**_SETTINGS, "store.prefault": False}) as tent:
-        pairs = interleave(fresh, lambda: floors.cold(size), 3 if quick else 9)
-    report.figures[f"cold: shm read {format_size(size)} / memcpy into untouched memory"] = round(
-        pairs.speed, 2
-    )
+        pairs = interleave(fresh, partial(floors.cold, size), 3 if quick else 9)
+    report.ratios["cold_read_64MiB"] = pairs.speed
+    report.speeds("cold: shm read 64MiB", "memcpy into untouched memory", pairs, size)
 
 
 def measure(quick: bool) -> Report:
-    """Run it; takes seconds when ``quick``, else about a minute."""
+    """Run it; takes seconds when ``quick``, else a minute or two."""
     report = Report("memory")
+    if not NativeCaller.available():
+        report.notes.append("no C++ caller: it is built by 'bash tests/run.sh bench' (TENT_BENCH_NATIVE)")
     with Floors() as floors:
-        with mover(64 * _MIB, _SETTINGS) as tent:
-            _sizes(report, tent, floors, quick)
-            _latency(report, tent, quick)
+        with callers("shm", 64 * _MIB, _SETTINGS) as tents:
+            _sizes(report, tents, floors, quick)
+            _latency(report, tents, quick)
         _threads(report, floors, quick)
         _cold(report, floors, quick)
     return report

@@ -78,6 +78,11 @@ class Report:
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def speeds(self, ours: str, floor: str, pairs: Pairs, nbytes: int) -> None:
+        """Add both speeds, in GB/s, as a figure for reading."""
+        both = [round(nbytes / statistics.median(times) / 1e9, 2) for times in (pairs.ours, pairs.floor)]
+        self.figures[f"{ours} and {floor}, GB/s"] = both
+
     def lines(self) -> list[tuple[str, str, str, str]]:
         """(name, reached, aimed, what) for every target, measured or not."""
         rows = []

@@ -1,4 +1,9 @@
-"""The floors: native/floors.cpp as a coprocess. Built on first use with the host's g++, kept in the user's cache."""
+"""The native side of the benchmarks, as coprocesses that answer one command a line.
+
+`Floors` is native/floors.cpp: plain memcpy and plain sockets. It is built on first use with the host's g++ and kept in
+the user's cache. `NativeCaller` is native/engine.cpp, the engine as a C++ program uses it; it comes from a CMake build
+with ``-DTENT_BUILD_BENCH=ON``, found through ``TENT_BENCH_NATIVE`` or where `tests/run.sh bench` builds it.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,31 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from tent_core.errors import Unsupported
 
-__all__ = ["Floors"]
+__all__ = ["Coprocess", "Floors", "NativeCaller"]
 
-_SOURCE = Path(__file__).with_name("native") / "floors.cpp"
+_FOLDER = Path(__file__).resolve().parent
+_SOURCE = _FOLDER / "native" / "floors.cpp"
+_Self = TypeVar("_Self", bound="Coprocess")
 
 
-def _program() -> Path:
-    """The built program: from TENT_BENCH_NATIVE (a CMake build), or compiled into the cache."""
-    built = os.environ.get("TENT_BENCH_NATIVE")
-    if built:
-        return Path(built) / "tent_bench_floors"
+def _built(name: str) -> Path | None:
+    """A program of the CMake build, or None without one."""
+    folders = [
+        os.environ.get("TENT_BENCH_NATIVE", ""),
+        str(_FOLDER.parent / "build" / "ci" / "bench" / "bench"),
+    ]
+    for folder in folders:
+        program = Path(folder, name)
+        if folder and program.exists():
+            return program
+    return None
+
+
+def _compiled_floors() -> Path:
     key = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tent" / "bench"
     program = cache / f"floors-{key}"
@@ -37,12 +54,15 @@ def _program() -> Path:
     return program
 
 
-class Floors:
-    """Context manager around the coprocess. Every method answers in seconds unless it says otherwise."""
+class Coprocess:
+    """Context manager around a program that answers commands."""
 
-    def __enter__(self) -> Floors:
+    def __init__(self, *command: str) -> None:
+        self._command = command
+
+    def __enter__(self: _Self) -> _Self:
         self._process = subprocess.Popen(
-            [str(_program())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         return self
 
@@ -51,35 +71,64 @@ class Floors:
     ) -> None:
         self._process.communicate()
 
-    def _ask(self, *words: object) -> list[float]:
+    def ask(self, *words: object) -> list[float]:
+        """The numbers that it answers. Raises RuntimeError when it refuses or has ended."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(" ".join(map(str, words)) + "\n")
-        stdin.flush()
-        answer = stdout.readline()
+        answer = ""
         try:
-            return [float(word) for word in answer.split()]
-        except ValueError:
-            raise RuntimeError(f"floors {words}: {answer.strip() or 'ended'}") from None
+            stdin.write(" ".join(map(str, words)) + "\n")
+            stdin.flush()
+            answer = stdout.readline().strip()
+            if answer:
+                return [float(word) for word in answer.split()]
+        except (BrokenPipeError, ValueError):
+            pass
+        raise RuntimeError(
+            f"{self._command[0]} {' '.join(map(str, words))}: {answer or 'it has ended'}"
+        ) from None
+
+
+class Floors(Coprocess):
+    """Plain memcpy and plain sockets. Answers in seconds unless it says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__(str(_built("tent_bench_floors") or _compiled_floors()))
 
     def memcpy(self, nbytes: int, count: int, threads: int = 1) -> float:
         """``count`` copies between two warm shared mappings."""
-        return self._ask("memcpy", nbytes, count, threads)[0]
+        return self.ask("memcpy", nbytes, count, threads)[0]
 
     def cold(self, nbytes: int) -> float:
         """One copy into a mapping that was never touched."""
-        return self._ask("cold", nbytes)[0]
+        return self.ask("cold", nbytes)[0]
 
-    def write(self, nbytes: int, count: int, streams: int = 1) -> float:
-        """``count`` blocks over raw TCP (cubic, 16 MiB buffers), each acknowledged."""
-        return self._ask("write", nbytes, count, streams)[0]
+    def stream(self, op: str, nbytes: int, count: int, streams: int = 1) -> float:
+        """``count`` blocks over raw TCP (cubic, 16 MiB buffers): written and acknowledged, or requested and read."""
+        return self.ask(op, nbytes, count, streams)[0]
 
-    def read(self, nbytes: int, count: int, streams: int = 1) -> float:
-        """``count`` blocks requested and received over raw TCP."""
-        return self._ask("read", nbytes, count, streams)[0]
+    def put(self, nbytes: int, count: int) -> tuple[float, float]:
+        """One block at a time, sent and acknowledged: median and 99th percentile, in microseconds."""
+        _, median, high = self.ask("put", nbytes, count)
+        return median, high
 
-    def put(self, nbytes: int, count: int) -> tuple[float, float, float]:
-        """One block at a time, sent and acknowledged: (seconds in all, median µs, 99th percentile µs)."""
-        seconds, median, high = self._ask("put", nbytes, count)
-        return seconds, median, high
+
+class NativeCaller(Coprocess):
+    """The engine under a C++ program. ``transport`` is ``shm`` or ``tcp``."""
+
+    def __init__(self, transport: str) -> None:
+        super().__init__(str(_built("tent_bench_engine")), transport)
+
+    @staticmethod
+    def available() -> bool:
+        return _built("tent_bench_engine") is not None
+
+    def timed(self, op: str, nbytes: int, count: int, ranges: int = 1) -> float:
+        """Seconds for ``count`` intents of ``ranges`` ranges, at most two under way."""
+        return self.ask(op, nbytes, count, ranges)[0]
+
+    def latency(self, op: str, nbytes: int, count: int) -> tuple[float, float]:
+        """One intent at a time: median and 99th percentile, in microseconds."""
+        _, median, high = self.ask({"write": "put", "read": "get"}[op], nbytes, count)
+        return median, high

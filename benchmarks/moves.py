@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 
 from tent_core import Engine, Intent
 
+from .common import percentile
+from .floors import NativeCaller
 from .owner import SEGMENT, owner
 
-__all__ = ["Mover", "mover"]
+__all__ = ["Caller", "Mover", "callers", "mover"]
+
+
+class Caller(Protocol):
+    """Whoever asks the engine to move bytes: a Python program, or a C++ one."""
+
+    def timed(self, op: str, nbytes: int, count: int, ranges: int = 1) -> float: ...
+
+    def latency(self, op: str, nbytes: int, count: int) -> tuple[float, float]: ...
 
 
 class Mover:
@@ -39,13 +49,13 @@ class Mover:
             length=np.full(ranges, size, dtype=np.uint64),
         )
 
-    def timed(self, op: str, size: int, count: int, ranges: int = 1) -> float:
+    def timed(self, op: str, nbytes: int, count: int, ranges: int = 1) -> float:
         """Seconds for ``count`` intents, at most two of them under way, until the last is in place."""
         submit = self.engine.submit
         started = time.perf_counter()
         before = None
         for _ in range(count):
-            transfer = submit(self.intent(op, size, ranges))
+            transfer = submit(self.intent(op, nbytes, ranges))
             if before is not None:
                 before.wait()
                 before.result()
@@ -55,17 +65,17 @@ class Mover:
             before.result()
         return time.perf_counter() - started
 
-    def one_by_one(self, op: str, size: int, count: int, ranges: int = 1) -> list[float]:
-        """Seconds of each of ``count`` intents, submit to result, one at a time."""
+    def latency(self, op: str, nbytes: int, count: int) -> tuple[float, float]:
+        """One intent at a time, submit to result: median and 99th percentile, in microseconds."""
         times = []
         for _ in range(count):
-            intent = self.intent(op, size, ranges)
+            intent = self.intent(op, nbytes)
             started = time.perf_counter()
             transfer = self.engine.submit(intent)
             transfer.wait()
-            times.append(time.perf_counter() - started)
+            times.append((time.perf_counter() - started) * 1e6)
             transfer.result()
-        return times
+        return percentile(times, 50), percentile(times, 99)
 
 
 @contextmanager
@@ -77,3 +87,14 @@ def mover(nbytes: int, settings: dict[str, Any]) -> Iterator[Mover]:
             yield Mover(engine, peer, nbytes)
         finally:
             peer.close()
+
+
+@contextmanager
+def callers(transport: str, nbytes: int, settings: dict[str, Any]) -> Iterator[dict[str, Caller]]:
+    """The callers there are, by the suffix of their figures: C++ without one, Python with ``_python``."""
+    with ExitStack() as stack:
+        found: dict[str, Caller] = {}
+        if NativeCaller.available():
+            found[""] = stack.enter_context(NativeCaller(transport))
+        found["_python"] = stack.enter_context(mover(nbytes, settings))
+        yield found
