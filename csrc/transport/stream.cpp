@@ -1,6 +1,7 @@
 #include "transport/stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -88,7 +89,7 @@ void FrameStream::send_raw(Bytes bytes) {
 }
 
 void FrameStream::send(const proto::Header& header, ByteView body, std::span<const LocalPiece> pieces,
-                       std::vector<int> descriptors) {
+                       const std::vector<int>& descriptors) {
     if (closed_) return;
     OutFrame* f = new_frame();
     proto::Header h = header;
@@ -99,7 +100,7 @@ void FrameStream::send(const proto::Header& header, ByteView body, std::span<con
     f->header_bytes = proto::kHeaderBytes;
     f->body.assign(body.begin(), body.end());
     f->pieces.assign(pieces.begin(), pieces.end());
-    f->descriptors = std::move(descriptors);
+    for (int fd : descriptors) f->descriptors.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
     f->attempt = header.attempt;
     queued_payload_ += f->payload;
     if (!has_room()) was_full_ = true;
@@ -240,7 +241,8 @@ void FrameStream::flush() {
         m.msg_iovlen = gather(iov, kMaxIov, with_descriptors);
         alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 8)];
         if (with_descriptors) {
-            const std::vector<int>& fds = queue_.front()->descriptors;
+            std::vector<int> fds;
+            for (const UniqueFd& fd : queue_.front()->descriptors) fds.push_back(fd.get());
             m.msg_control = control;
             m.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
             cmsghdr* c = CMSG_FIRSTHDR(&m);

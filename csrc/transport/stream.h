@@ -55,12 +55,13 @@ class FrameStream final : public PollHandler {
     int fd() const { return fd_.get(); }
     Nanos born() const { return born_; }
     Nanos last_received() const { return last_received_; }
+    void set_handler(StreamHandler* handler) { handler_ = handler; }
     std::string name;  // for logs: who and by which addresses
     void* context = nullptr;
 
     // Queues a frame; flush() sends. `pieces` must stay valid until the frame is sent, abandoned or the stream closed.
     void send(const proto::Header& header, ByteView body = {}, std::span<const LocalPiece> pieces = {},
-              std::vector<int> descriptors = {});
+              const std::vector<int>& descriptors = {});
     void flush();
     bool has_room() const { return queued_payload_ < limits_.queue_bytes; }
     // Nothing of this attempt's payload is read from its source any more: an unsent frame is dropped (true), the rest of
@@ -80,7 +81,7 @@ class FrameStream final : public PollHandler {
         size_t header_bytes = 0;  // 0 for handshake messages
         Bytes body;
         std::vector<LocalPiece> pieces;
-        std::vector<int> descriptors;
+        std::vector<UniqueFd> descriptors;  // duplicates: the sender may close its own at once
         AttemptId attempt = 0;
         uint64_t payload = 0;
         uint64_t sent = 0;   // of everything

@@ -36,7 +36,7 @@ Status ShmChannel::open() {
     if (!m.ok()) return m.status();
     Result<UniqueFd> ro = read_only(*fd);
     if (!ro.ok()) return ro.status();
-    hazard_memory_ = std::move(*m);
+    hazard_memory_ = std::make_shared<Mapping>(std::move(*m));
     hazard_fd_ = std::move(*ro);
     proto::Header h;
     h.type = proto::FrameType::map;
@@ -65,12 +65,14 @@ ShmChannel::Ready ShmChannel::build(const std::vector<proto::Piece>& remote, con
                                     CopyJob& job, Status& why, uint32_t& bad) {
     size_t l = 0;
     uint64_t l_at = 0;
-    job.hazards = reinterpret_cast<HazardPage*>(hazard_memory_.address());
+    job.hazards = reinterpret_cast<HazardPage*>(hazard_memory_->address());
+    job.keep.push_back(hazard_memory_);
     for (uint32_t i = 0; i < remote.size(); ++i) {
         const proto::Piece& r = remote[i];
         auto it = mapped_.find(r.segment);
-        if (it == mapped_.end() || it->second.face == nullptr) return Ready::missing;
-        Mapped& m = it->second;
+        if (it == mapped_.end() || it->second->face == nullptr) return Ready::missing;
+        Mapped& m = *it->second;
+        if (job.keep.back() != it->second) job.keep.push_back(it->second);
         bad = i;
         if (!within(r.offset, r.length, m.info.length)) {
             why = {Code::out_of_range, "segment " + std::to_string(r.segment) + " has " +
@@ -128,6 +130,7 @@ bool ShmChannel::prepare_inline(const Attempt& a, CopyJob& job) {
     Status why;
     uint32_t piece = 0;
     job.parts.clear();
+    job.keep.clear();
     return build(remote, local, a.op, job, why, piece) == Ready::yes;
 }
 
@@ -137,7 +140,9 @@ int ShmChannel::request_maps(const std::vector<proto::Piece>& remote, Op op) {
     for (const proto::Piece& r : remote) {
         const proto::SegmentInfo* info = info_of(r.segment);
         if (info == nullptr) continue;
-        Mapped& m = mapped_[r.segment];
+        std::shared_ptr<Mapped>& shared = mapped_[r.segment];
+        if (!shared) shared = std::make_shared<Mapped>();
+        Mapped& m = *shared;
         m.info = *info;
         bool region = info->kind == proto::SegmentKind::region;
         bool write = op == Op::write && !region;
@@ -175,7 +180,7 @@ void ShmChannel::on_mapped(uint64_t request, Code code, ByteView body, std::vect
     Status status{code, std::string(reinterpret_cast<const char*>(body.data()), std::min(body.size(), proto::kMaxMessage))};
     auto found = mapped_.find(segment);
     if (code == Code::ok && found != mapped_.end()) {
-        Mapped& m = found->second;
+        Mapped& m = *found->second;
         uint64_t extent_bytes = extent_of(m.info);
         uint32_t extent = what >> 1;
         bool region = m.info.kind == proto::SegmentKind::region, write = (what & 1) != 0;

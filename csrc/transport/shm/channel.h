@@ -76,8 +76,9 @@ class ShmChannel final : public Channel {
     bool helper_waits_ = false, closed_ = false;
     const std::vector<proto::SegmentInfo>* segments_ = nullptr;
     UniqueFd hazard_fd_;
-    Mapping hazard_memory_;
-    std::map<SegmentId, Mapped> mapped_;
+    std::shared_ptr<Mapping> hazard_memory_;
+    // Shared with the jobs that copy from them: a mapping goes when the last of those has stopped.
+    std::map<SegmentId, std::shared_ptr<Mapped>> mapped_;
     uint64_t next_request_ = 1;
     std::map<uint64_t, std::pair<SegmentId, uint32_t>> requests_;  // (segment, extent << 1 | writable)
     std::map<AttemptId, Pending> pending_;

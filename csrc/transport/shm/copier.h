@@ -37,6 +37,7 @@ struct CopyJob {
     pid_t pid = 0;                    // != 0: `from` lies in that process
     int pidfd = -1;
     std::vector<CopyPart> parts;
+    std::vector<std::shared_ptr<const void>> keep;  // mappings that must outlive the copy
     std::atomic<bool> cancelled{false};
     // Results, valid once done:
     Status status;

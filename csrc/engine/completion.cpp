@@ -1,0 +1,184 @@
+// How transfers end (result, then release) and how grants do.
+#include <algorithm>
+
+#include <unistd.h>
+
+#include "base/fork_guard.h"
+#include "engine/engine.h"
+
+namespace tent::engine {
+
+void Engine::finish(const std::shared_ptr<Transfer>& t, Status result, RangeState rest) {
+    if (t->done()) return;
+    for (uint32_t i = 0; i < t->ranges(); ++i) {
+        if (t->state(i) != RangeState::pending) continue;
+        if (result.ok()) result = {Code::internal, "a range was never moved"};
+        if (rest == RangeState::failed) {
+            t->fail_range(i, result);
+        } else {
+            t->set(i, rest);
+        }
+    }
+    bool good = result.ok() && t->errors_.empty();
+    if (good) {
+        ++counters_.completed;
+        (t->op_ == Op::read ? counters_.bytes_read : counters_.bytes_written) += t->total_;
+        if (t->has_notify_) t->peer_->notify(std::move(t->notify_));
+    } else if (rest == RangeState::cancelled) {
+        ++counters_.cancelled;
+    } else {
+        ++counters_.failed;
+    }
+    for (const auto& e : t->errors_) counters_.check_failures += e.status.code() == Code::check_failed ? 1 : 0;
+    t->result_ = std::move(result);
+    t->finished_at_ = monotonic_now();
+    t->done_.store(true, std::memory_order_release);
+    if (t->event_) {
+        uint64_t one = 1;
+        [[maybe_unused]] ssize_t n = ::write(t->event_.get(), &one, sizeof one);
+    }
+    if (followers_.load() != 0) {
+        std::lock_guard lock(done_mutex_);
+        done_cv_.notify_all();
+    }
+    if (t->has_callback_.load()) {
+        {
+            std::lock_guard lock(news_mutex_);
+            finished_.push_back(t->id_);
+        }
+        news_cv_.notify_all();
+    }
+}
+
+void Engine::release(const std::shared_ptr<Transfer>& t) {
+    if (t->released()) return;
+    destinations_.leave(t->destination_space_, t->destinations_);
+    for (SegmentId id : t->used_) {
+        if (auto s = registry_.find(id)) --s->transfers;
+    }
+    ++counters_.released;
+    auto keep = t;
+    transfers_.erase(t->id_);
+    std::erase(waiting_, keep);
+    keep->released_.store(true, std::memory_order_release);
+    if (followers_.load() != 0) {
+        std::lock_guard lock(done_mutex_);
+        done_cv_.notify_all();
+    }
+}
+
+bool Engine::cancel(Transfer& t) {
+    std::lock_guard token(token_);
+    if (t.done()) return false;
+    auto self = t.shared_from_this();
+    finish(self, {Code::cancelled, "cancelled by the caller"}, RangeState::cancelled);
+    if (t.in_sprayer_) {
+        sprayer_.cancel_flow(t.id_, monotonic_now());
+        pump();
+    } else if (std::find(waiting_.begin(), waiting_.end(), self) != waiting_.end()) {
+        release(self);
+    }
+    return true;
+}
+
+void Engine::peer_died(Peer& peer) {
+    Nanos now = monotonic_now();
+    live_peers_.erase(peer.index());
+    std::vector<std::shared_ptr<Transfer>> hit;
+    for (const auto& [id, t] : transfers_) {
+        if (t->peer_.get() == &peer) hit.push_back(t);
+    }
+    for (const auto& t : hit) {
+        if (!t->in_sprayer_) {
+            if (std::find(waiting_.begin(), waiting_.end(), t) == waiting_.end()) continue;  // runs inline
+            finish(t, peer.why_dead(), RangeState::failed);
+            release(t);
+            continue;
+        }
+        if (t->op_ == Op::read) {
+            finish(t, peer.why_dead(), RangeState::failed);
+        } else if (!t->done()) {
+            t->fail_when_released_ = true;
+            t->result_ = peer.why_dead();
+        }
+        sprayer_.cancel_flow(t->id_, now);
+    }
+}
+
+// ---- segments ---------------------------------------------------------------------------------------------------
+
+Result<std::shared_ptr<Segment>> Engine::allocate(uint64_t bytes, uint64_t extent, const std::string& name,
+                                                  Rights exposed) {
+    if (Status s = usable(); !s.ok()) return s;
+    std::lock_guard token(token_);
+    return registry_.allocate(bytes, extent, name, exposed);
+}
+
+Result<std::shared_ptr<Segment>> Engine::add(uint8_t* base, uint64_t bytes, const std::string& name, Rights exposed,
+                                             bool writable) {
+    if (Status s = usable(); !s.ok()) return s;
+    std::lock_guard token(token_);
+    return registry_.add(base, bytes, name, exposed, writable);
+}
+
+void Engine::revoke_grant(Segment& s) {
+    if (s.revoked) return;
+    s.revoked = true;
+    if (s.face != nullptr) s.face->alive.store(0, std::memory_order_seq_cst);
+    for (auto& [id, session] : sessions_) session->revoke_segment(s.id, s.base, s.length);
+    Nanos now = monotonic_now();
+    std::vector<std::shared_ptr<Transfer>> users;
+    for (const auto& [id, t] : transfers_) {
+        if (std::find(t->used_.begin(), t->used_.end(), s.id) != t->used_.end()) users.push_back(t);
+    }
+    for (const auto& t : users) {
+        finish(t, {Code::segment_gone, "segment '" + s.name + "' was unregistered"}, RangeState::failed);
+        if (t->in_sprayer_) {
+            sprayer_.cancel_flow(t->id_, now);
+        } else if (std::find(waiting_.begin(), waiting_.end(), t) != waiting_.end()) {
+            release(t);
+        }
+    }
+    pump();
+}
+
+bool Engine::segment_idle(const Segment& s) const {
+    if (s.transfers != 0) return false;
+    for (const auto& peer : peers_) {
+        if (peer && peer->touches(s.base, s.length)) return false;
+    }
+    for (const auto& [id, session] : sessions_) {
+        if (session->touches(s.id, s.base, s.length)) return false;
+    }
+    return true;
+}
+
+Status Engine::unregister(SegmentId id, Nanos timeout) {
+    Nanos until = monotonic_now() + timeout;
+    std::shared_ptr<Segment> s;
+    {
+        std::lock_guard token(token_);
+        s = registry_.find(id);
+        if (!s) return {Code::segment_gone, "no such segment: it was unregistered before"};
+        if (fork_generation() != born_) return {Code::forked, "this engine belongs to the parent process"};
+        revoke_grant(*s);
+    }
+    for (Nanos pause = 20 * kMicrosecond;; pause = std::min<Nanos>(pause * 2, kMillisecond)) {
+        {
+            std::lock_guard token(token_);
+            if (segment_idle(*s)) {
+                registry_.remove(id);
+                return Status::good();
+            }
+        }
+        if (monotonic_now() >= until) {
+            return {Code::busy, "segment '" + s->name +
+                                    "' is still inside a peer's or our own attempt: keep the memory and try again"};
+        }
+        poller_.wake();
+        timespec nap{0, pause};
+        nanosleep(&nap, nullptr);
+    }
+}
+
+}  // namespace tent::engine

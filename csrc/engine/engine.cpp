@@ -1,0 +1,449 @@
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/fork_guard.h"
+#include "base/log.h"
+#include "engine/door.h"
+
+namespace tent::engine {
+
+using transport::FrameStream;
+
+void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
+    const proto::HandshakeResult& peer = stream->peer();
+    OwnerSession* found = nullptr;
+    for (auto& [id, s] : sessions_) {
+        if (s->session() == peer.session && s->peer().incarnation == peer.peer.incarnation && !s->over()) found = s.get();
+    }
+    if (found == nullptr) {
+        if (peer.purpose != proto::Purpose::control) {
+            stream->close({Code::protocol, "a data connection of an unknown session"});
+            return;
+        }
+        uint64_t id = next_session_++;
+        auto s = std::make_unique<OwnerSession>(*this, id, peer);
+        found = s.get();
+        sessions_[id] = std::move(s);
+    }
+    found->attach(std::move(stream));
+    wake_at(0);
+}
+
+// ---- start and end ----------------------------------------------------------------------------------------------
+
+Engine::Engine(const Settings& settings)
+    : settings_(settings),
+      host_(transport::host_identity(settings.host_identity)),
+      born_(fork_generation()),
+      sprayer_(sched::Settings{.slice_min = settings.slice_min, .slice_max = settings.slice_max}) {
+    incarnation_ = random_id();
+}
+
+Engine::~Engine() { close(settings_.lease * 2); }
+
+Result<std::unique_ptr<Engine>> Engine::create(const Settings& settings) {
+    install_fork_guard();
+    std::unique_ptr<Engine> e(new Engine(settings));
+    if (Status s = e->start(); !s.ok()) {
+        e->closed_ = true;
+        return s;
+    }
+    return e;
+}
+
+Status Engine::start() {
+    if (Status s = poller_.open(); !s.ok()) return s;
+    int cores = static_cast<int>(std::thread::hardware_concurrency());
+    int threads = settings_.copy_threads > 0 ? settings_.copy_threads : std::clamp(cores / 2, 1, 4);
+    copier_ = std::make_unique<transport::shm::Copier>(threads, [this] {
+        if (!leading_.load(std::memory_order_relaxed) || std::this_thread::get_id() == thread_.get_id()) poller_.wake();
+    });
+    door_ = std::make_unique<Door>(*this);
+    memory_rail_ = sprayer_.add_rail({"memory", 4'000'000'000});
+    if (Status s = listen(); !s.ok()) return s;
+    thread_ = std::thread([this] { loop(); });
+    return Status::good();
+}
+
+Status Engine::listen() {
+    if (settings_.shm) {
+        char text[33];
+        for (size_t i = 0; i < 16; ++i) snprintf(text + 2 * i, 3, "%02x", incarnation_[i]);
+        unix_name_ = std::string("tent-") + text;
+        auto fd = transport::listen_unix(unix_name_);
+        if (!fd.ok()) return fd.status();
+        door_->add(std::move(*fd));
+    }
+    if (!settings_.tcp) return Status::good();
+    std::vector<transport::Interface> use;
+    std::vector<transport::Interface> known = transport::interfaces();
+    if (settings_.bind.empty()) {
+        // With no secret, nobody outside this host may even knock.
+        for (const auto& i : known) {
+            bool v4 = i.address.find(':') == std::string::npos;
+            if (v4 && i.loopback == settings_.secret.empty()) use.push_back(i);
+        }
+        if (use.empty()) use.push_back({"lo", "127.0.0.1", true});
+    } else {
+        for (const std::string& address : settings_.bind) {
+            transport::Interface i{address, address, address.starts_with("127.") || address == "::1"};
+            for (const auto& k : known) {
+                if (k.address == address) i = k;
+            }
+            if (settings_.secret.empty() && !i.loopback) {
+                return {Code::auth_failed, "node.bind names " + address + ", but there is no cluster.secret: without one "
+                                           "TENT listens on loopback only. Set cluster.secret or cluster.secret_file"};
+            }
+            use.push_back(i);
+        }
+    }
+    for (const auto& i : use) {
+        LocalRail rail;
+        rail.address = {i.address, settings_.port};
+        auto fd = transport::listen_tcp(rail.address, rail.address.port);
+        if (!fd.ok()) return fd.status();
+        door_->add(std::move(*fd));
+        rail.name = i.name;
+        rail.loopback = i.loopback;
+        rail.rail = sprayer_.add_rail({i.name, 0});
+        rails_.push_back(std::move(rail));
+    }
+    return Status::good();
+}
+
+void Engine::close(Nanos timeout) {
+    if (closed_.exchange(true)) {
+        if (thread_.joinable() && fork_generation() == born_) thread_.join();
+        return;
+    }
+    if (fork_generation() != born_) {  // the threads live in the parent; nothing here is ours to end
+        if (thread_.joinable()) thread_.detach();
+        copier_.release();  // NOLINT: its destructor would join threads that do not exist in this process
+        return;
+    }
+    Nanos until = monotonic_now() + timeout;
+    {
+        std::lock_guard token(token_);
+        door_->close();
+        std::vector<SegmentId> ids;
+        for (const auto& [id, s] : registry_.all()) ids.push_back(id);
+        for (SegmentId id : ids) revoke_grant(*registry_.find(id));
+        std::vector<std::shared_ptr<Transfer>> live;
+        for (const auto& [id, t] : transfers_) live.push_back(t);
+        for (const auto& t : live) {
+            finish(t, {Code::closed, "the engine was closed"}, RangeState::cancelled);
+            if (t->in_sprayer_) sprayer_.cancel_flow(t->id_, monotonic_now());
+        }
+        pump();
+    }
+    // Attempts are fenced by answers first; when those do not come, by the lease.
+    auto quiet = [this] {
+        std::lock_guard token(token_);
+        std::vector<std::shared_ptr<Transfer>> waiting = waiting_;
+        for (const auto& t : waiting) release(t);
+        for (const auto& [id, s] : registry_.all()) {
+            if (!segment_idle(*s)) return false;
+        }
+        return transfers_.empty();
+    };
+    while (!quiet() && monotonic_now() < until) {
+        poller_.wake();
+        timespec nap{0, 200 * kMicrosecond};
+        nanosleep(&nap, nullptr);
+    }
+    {
+        std::lock_guard token(token_);
+        for (auto& p : peers_) {
+            if (p) p->close({Code::closed, "node '" + settings_.name + "' closed"});
+        }
+        for (auto& [id, s] : sessions_) s->close("node '" + settings_.name + "' closed");
+        pump();
+    }
+    stop_ = true;
+    poller_.wake();
+    leader_cv_.notify_all();
+    news_cv_.notify_all();
+    if (thread_.joinable()) thread_.join();
+    copier_->stop();
+    std::lock_guard token(token_);
+    drain_copies();
+    pump();
+    std::vector<std::shared_ptr<Transfer>> left;
+    for (const auto& [id, t] : transfers_) left.push_back(t);
+    for (const auto& t : left) release(t);
+    sessions_.clear();
+    live_peers_.clear();
+    peers_.clear();
+    door_.reset();
+}
+
+Status Engine::usable() const {
+    if (fork_generation() != born_) {
+        return {Code::forked, "this engine belongs to the parent process: make a new one after fork()"};
+    }
+    if (closed_.load(std::memory_order_relaxed)) return {Code::closed, "the engine was closed"};
+    return Status::good();
+}
+
+// ---- who we are -------------------------------------------------------------------------------------------------
+
+Id128 Engine::random_id() {
+    Id128 id{};
+    size_t got = 0;
+    while (got < id.size()) {
+        ssize_t n = getrandom(id.data() + got, id.size() - got, 0);
+        if (n > 0) got += static_cast<size_t>(n);
+    }
+    return id;
+}
+
+proto::HandshakeConfig Engine::handshake_config() {
+    proto::HandshakeConfig c;
+    c.self = {settings_.cluster, settings_.name, incarnation_, host_};
+    c.secret = settings_.secret;
+    c.nonce = random_id();
+    return c;
+}
+
+transport::SocketOptions Engine::socket_options() const {
+    return {settings_.congestion, settings_.sndbuf, settings_.rcvbuf, settings_.notsent_lowat};
+}
+
+Bytes Engine::descriptor() const {
+    Descriptor d;
+    d.cluster = settings_.cluster;
+    d.name = settings_.name;
+    d.host = host_;
+    d.incarnation = incarnation_;
+    d.unix_name = unix_name_;
+    d.probe_address = reinterpret_cast<uint64_t>(incarnation_.data());
+    for (size_t i = 0; i < rails_.size(); ++i) {
+        RailAddress r{rails_[i].address, rails_[i].name};
+        if (i < settings_.advertise.size()) r.address.host = settings_.advertise[i];
+        d.rails.push_back(r);
+    }
+    return encode(d);
+}
+
+RailId Engine::remote_rail(const std::string& node, const std::string& address) {
+    std::string key = node + " " + address;
+    auto it = remote_rails_.find(key);
+    if (it == remote_rails_.end()) it = remote_rails_.emplace(key, sprayer_.add_rail({key, 0})).first;
+    return it->second;
+}
+
+// ---- peers ------------------------------------------------------------------------------------------------------
+
+// Waits for something about peers. `settled` is asked with the loop token held, and never with the condition's mutex,
+// which finish() takes inside the token.
+void Engine::wait_until(const std::function<bool()>& settled, Nanos timeout) {
+    Nanos until = monotonic_now() + timeout;
+    ++followers_;
+    for (;;) {
+        {
+            std::lock_guard token(token_);
+            if (settled()) break;
+        }
+        if (monotonic_now() >= until) break;
+        std::unique_lock lock(done_mutex_);
+        done_cv_.wait_for(lock, std::chrono::microseconds(500));
+    }
+    --followers_;
+}
+
+Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
+    if (Status s = usable(); !s.ok()) return s;
+    Result<Descriptor> d = decode_descriptor(blob);
+    if (!d.ok()) return d.status();
+    if (d->cluster != settings_.cluster) {
+        return {Code::cluster_mismatch, "node '" + d->name + "' belongs to cluster '" + d->cluster + "', we to '" +
+                                            settings_.cluster + "': set the same cluster.id on both"};
+    }
+    std::shared_ptr<Peer> peer;
+    {
+        std::lock_guard token(token_);
+        for (const auto& [index, p] : live_peers_) {
+            if (p->descriptor().incarnation == d->incarnation && !p->dead()) peer = p;
+        }
+        if (!peer) {
+            auto index = static_cast<uint32_t>(peers_.size());
+            peer = std::make_shared<Peer>(*this, index, std::move(*d));
+            peers_.push_back(peer);
+            live_peers_[index] = peer;
+            peer->start(monotonic_now());
+            pump();
+        }
+    }
+    poller_.wake();
+    wait_until([&] { return peer->dead() || (peer->state() == PeerState::alive && peer->segments_fresh()); }, timeout);
+    std::lock_guard token(token_);
+    if (peer->dead()) return peer->why_dead();
+    if (peer->state() != PeerState::alive) {
+        Status why{Code::peer_unreachable, "node '" + peer->descriptor().name + "' did not answer in time" +
+                                               (peer->why_dead().ok() ? "" : " (" + peer->why_dead().message() + ")")};
+        peer->close(why);
+        return why;
+    }
+    return peer;
+}
+
+void Engine::disconnect(const std::shared_ptr<Peer>& peer) {
+    if (!usable().ok()) return;
+    std::lock_guard token(token_);
+    peer->close({Code::closed, "disconnected"});
+    pump();
+}
+
+PeerState Engine::state_of(Peer& peer) {
+    std::lock_guard token(token_);
+    return closed_ ? PeerState::dead : peer.state();
+}
+
+std::vector<proto::SegmentInfo> Engine::segments_of(Peer& peer, Nanos timeout) {
+    {
+        std::lock_guard token(token_);
+        if (peer.dead() || closed_) return {};
+        peer.request_segments();
+        peer.flush();
+    }
+    wait_until([&] { return peer.dead() || peer.segments_fresh(); }, timeout);
+    std::lock_guard token(token_);
+    return peer.segments();
+}
+
+Result<Bytes> Engine::call(Peer& peer, uint16_t method, ByteView request, Nanos timeout) {
+    if (Status s = usable(); !s.ok()) return s;
+    if (request.size() > proto::kMaxBody) return {Code::invalid_argument, "a call holds at most 256 KiB"};
+    auto c = std::make_shared<Call>();
+    {
+        std::lock_guard token(token_);
+        peer.call(method, request, c);
+    }
+    std::unique_lock lock(c->mutex);
+    if (!c->cv.wait_for(lock, std::chrono::nanoseconds(timeout), [&] { return c->done; })) {
+        return {Code::deadline, "node '" + peer.descriptor().name + "' did not answer in time"};
+    }
+    if (!c->status.ok()) return c->status;
+    return std::move(c->reply);
+}
+
+void Engine::set_call_handler(CallHandler handler) {
+    std::lock_guard token(token_);
+    call_handler_ = std::move(handler);
+}
+
+Result<Bytes> Engine::handle_call(const proto::Identity& peer, uint16_t method, ByteView request) {
+    if (!call_handler_) return {Code::unsupported, "this node has no page store"};
+    return call_handler_(peer, method, request);
+}
+
+bool Engine::deliver_notification(const std::string& peer, ByteView bytes) {
+    {
+        std::lock_guard lock(news_mutex_);
+        if (notifications_.size() >= 65536) return false;
+        notifications_.emplace_back(peer, Bytes(bytes.begin(), bytes.end()));
+        ++counters_.notifications;
+    }
+    news_cv_.notify_all();
+    return true;
+}
+
+void Engine::peer_changed(Peer& peer) {
+    if (followers_.load() != 0) done_cv_.notify_all();
+    std::vector<std::shared_ptr<Transfer>> ready;
+    for (const auto& t : waiting_) {
+        if (t->peer_.get() == &peer && !t->done()) ready.push_back(t);
+    }
+    for (const auto& t : ready) {
+        std::erase(waiting_, t);
+        schedule(t, monotonic_now());
+    }
+}
+
+// ---- small public calls -----------------------------------------------------------------------------------------
+
+void Engine::set_priority(Transfer& t, Priority priority) {
+    std::lock_guard token(token_);
+    t.priority_ = priority;
+    if (t.in_sprayer_ && !t.done()) {
+        sprayer_.set_priority(t.id_, priority, monotonic_now());
+        pump();
+    }
+}
+
+Nanos Engine::predict(Peer& peer, uint64_t bytes, Priority priority) {
+    std::lock_guard token(token_);
+    return sprayer_.predict(peer.index(), bytes, priority, monotonic_now());
+}
+
+int Engine::event_fd(Transfer& t) {
+    std::lock_guard token(token_);
+    if (!t.event_) {
+        t.event_ = UniqueFd(eventfd(t.done() ? 1 : 0, EFD_CLOEXEC | EFD_NONBLOCK));
+    }
+    return t.event_.get();
+}
+
+void Engine::want_callback(Transfer& t) {
+    std::lock_guard token(token_);
+    if (t.has_callback_.exchange(true)) return;
+    if (!t.done()) return;
+    {
+        std::lock_guard lock(news_mutex_);
+        finished_.push_back(t.id_);
+    }
+    news_cv_.notify_all();
+}
+
+bool Engine::take_finished(std::vector<TransferId>& ids, Nanos timeout) {
+    ids.clear();
+    std::unique_lock lock(news_mutex_);
+    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout), [this] { return !finished_.empty() || stop_; });
+    ids.assign(finished_.begin(), finished_.end());
+    finished_.clear();
+    return !stop_;
+}
+
+bool Engine::take_notifications(std::vector<std::pair<std::string, Bytes>>& out, Nanos timeout) {
+    out.clear();
+    std::unique_lock lock(news_mutex_);
+    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout), [this] { return !notifications_.empty() || stop_; });
+    for (auto& n : notifications_) out.push_back(std::move(n));
+    notifications_.clear();
+    return !stop_;
+}
+
+Counters Engine::counters() {
+    std::lock_guard token(token_);
+    return counters_;
+}
+
+std::vector<LinkRow> Engine::links() {
+    static constexpr const char* kStates[] = {"down", "up", "suspect", "probation"};
+    std::vector<LinkRow> rows;
+    std::lock_guard token(token_);
+    for (const auto& p : peers_) {
+        if (!p) continue;
+        for (const Peer::Link& l : p->links()) {
+            if (l.id == kNoId) continue;
+            LinkRow row;
+            row.peer = p->descriptor().name;
+            row.transport = l.is_shm ? "shm" : "tcp";
+            row.name = l.name;
+            row.view = sprayer_.view(l.id);
+            row.state = kStates[static_cast<size_t>(row.view.state)];
+            rows.push_back(std::move(row));
+        }
+    }
+    return rows;
+}
+
+}  // namespace tent::engine

@@ -1,0 +1,211 @@
+// The engine: segments, peers, transfers, and the progress loop around the sprayer. Public calls are thread-safe and
+// block only where they say so. One owner at a time holds the loop token: the progress thread, or a waiting caller that
+// has taken the loop over, so that a small transfer costs no hand-off.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/poller.h"
+#include "engine/descriptor.h"
+#include "engine/destinations.h"
+#include "engine/owner_session.h"
+#include "engine/peer.h"
+#include "engine/registry.h"
+#include "engine/settings.h"
+#include "engine/transfer.h"
+#include "sched/sprayer.h"
+#include "transport/shm/copier.h"
+
+namespace tent::engine {
+
+struct Counters {
+    uint64_t submitted = 0, completed = 0, failed = 0, cancelled = 0, released = 0;
+    uint64_t inline_transfers = 0, bytes_read = 0, bytes_written = 0;
+    uint64_t handshakes_refused = 0, connections_accepted = 0, notifications = 0, check_failures = 0;
+};
+
+struct LinkRow {  // what `tent` shows of a link
+    std::string peer, transport, name, state;
+    sched::LinkView view;
+};
+
+class Engine final : public transport::Sink {
+  public:
+    struct LocalRail {
+        RailId rail = 0;
+        transport::Address address;  // port = where it listens
+        std::string name;
+        bool loopback = false;
+    };
+    // Answers a peer's call (store messages). Loop token held: quick, no blocking, no call back into the engine.
+    using CallHandler = std::function<Result<Bytes>(const proto::Identity& peer, uint16_t method, ByteView request)>;
+
+    // Listens and starts the threads. port_in_use, invalid_argument, no_memory.
+    static Result<std::unique_ptr<Engine>> create(const Settings& settings);
+    ~Engine() override;
+
+    // ---- any thread ----
+    // Ends everything: transfers are cancelled, peers told, grants revoked, threads joined. Blocks up to `timeout` for
+    // attempts that only a lease can fence. Idempotent.
+    void close(Nanos timeout);
+    Status usable() const;  // closed, forked
+    const std::string& name() const { return settings_.name; }
+    const Id128& incarnation() const { return incarnation_; }
+    Bytes descriptor() const;
+
+    Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name, Rights exposed);
+    Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name, Rights exposed,
+                                         bool writable);
+    // Blocks until nothing touches it any more (invariant 11) or `timeout`: busy, and the memory must stay.
+    Status unregister(SegmentId id, Nanos timeout);
+
+    // Blocks up to `timeout`. An existing live session with the same incarnation is shared.
+    Result<std::shared_ptr<Peer>> connect(ByteView descriptor, Nanos timeout);
+    void disconnect(const std::shared_ptr<Peer>& peer);
+    std::vector<proto::SegmentInfo> segments_of(Peer& peer, Nanos timeout);  // asks the owner again
+    PeerState state_of(Peer& peer);
+    Result<Bytes> call(Peer& peer, uint16_t method, ByteView request, Nanos timeout);
+    void set_call_handler(CallHandler handler);
+
+    // Checks and starts an intent. `will_wait`: the caller goes on to wait() at once (it copies itself then).
+    Result<std::shared_ptr<Transfer>> submit(const Intent& intent, bool will_wait);
+    // False on time-out, which ends nothing.
+    bool wait(Transfer& transfer, Nanos timeout);
+    bool wait_released(Transfer& transfer, Nanos timeout);
+    // True if this call cancelled it (a completion wins the race).
+    bool cancel(Transfer& transfer);
+    void set_priority(Transfer& transfer, Priority priority);
+    Nanos predict(Peer& peer, uint64_t bytes, Priority priority);
+    int event_fd(Transfer& transfer);  // readable once done; owned by the transfer
+    // The transfer shows up in take_finished() once it is done.
+    void want_callback(Transfer& transfer);
+    // Blocks up to `timeout` for finished transfers with callbacks and for news of notifications and logs.
+    bool take_finished(std::vector<TransferId>& ids, Nanos timeout);
+    bool take_notifications(std::vector<std::pair<std::string, Bytes>>& out, Nanos timeout);
+    Counters counters();
+    std::vector<LinkRow> links();
+    transport::shm::Copier& copier() { return *copier_; }
+
+    // ---- for peers and sessions, loop token held ----
+    const Settings& settings() const { return settings_; }
+    Registry& registry() { return registry_; }
+    Poller& poller() { return poller_; }
+    const std::string& host() const { return host_; }
+    const std::vector<LocalRail>& rails() const { return rails_; }
+    RailId memory_rail() const { return memory_rail_; }
+    RailId remote_rail(const std::string& node, const std::string& address);
+    transport::SocketOptions socket_options() const;
+    proto::HandshakeConfig handshake_config();
+    Id128 random_id();
+    Nanos loop_lag() const { return lag_; }
+    void wake_at(Nanos when) { wake_at_ = std::min(wake_at_, when); }
+    LinkId add_link(const sched::LinkSpec& spec, Peer* peer);
+    void link_down(LinkId link);
+    void link_probe(LinkId link, bool good);
+    void peer_changed(Peer& peer);
+    void peer_died(Peer& peer);
+    Result<Bytes> handle_call(const proto::Identity& peer, uint16_t method, ByteView request);
+    bool deliver_notification(const std::string& peer, ByteView bytes);
+
+    // transport::Sink
+    void attempt_ended(AttemptId attempt, transport::End end, Status status, uint32_t piece) override;
+    void channel_up(transport::Channel* channel) override;
+    void channel_down(transport::Channel* channel, const Status& why) override;
+
+  private:
+    class Door;  // accepts connections and sees them through the handshake
+    explicit Engine(const Settings& settings);
+    Status start();
+    Status listen();
+
+    void wait_until(const std::function<bool()>& settled, Nanos timeout);
+
+    // submit.cpp
+    Status check(const Intent& intent) const;
+    std::shared_ptr<Transfer> make_transfer(const Intent& intent) const;
+    Status admit(Transfer& transfer, const Intent& intent);
+    bool run_inline(std::unique_lock<std::mutex>& token, Transfer& transfer);
+    void schedule(const std::shared_ptr<Transfer>& transfer, Nanos now);
+
+    // loop.cpp
+    void loop();
+    void lead(Transfer& transfer, const std::atomic<bool>& flag, Nanos until);
+    bool wait_for(Transfer& transfer, const std::atomic<bool>& flag, Nanos timeout);
+    void cycle(const Poller::Batch* batch);
+    void pump();
+    void tick(Nanos now);
+    void perform(const sched::Action& action);
+    void post(const sched::Action& action);
+    bool repost(Peer& peer, AttemptId id, Peer::AttemptRecord record);
+    void on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord record, const Status& status, uint32_t piece);
+    void drain_copies();
+    Nanos next_wakeup(Nanos now);
+
+    // completion.cpp
+    void finish(const std::shared_ptr<Transfer>& transfer, Status result, RangeState rest);
+    void release(const std::shared_ptr<Transfer>& transfer);
+    bool segment_idle(const Segment& segment) const;
+    void revoke_grant(Segment& segment);
+    void admit_stream(std::unique_ptr<transport::FrameStream> stream);
+    friend class Door;
+
+    Settings settings_;
+    Id128 incarnation_{};
+    std::string host_, unix_name_;
+    unsigned born_;
+    mutable std::mutex token_;
+    Poller poller_;
+    Registry registry_;
+    std::unique_ptr<transport::shm::Copier> copier_;
+    std::unique_ptr<Door> door_;
+    std::vector<LocalRail> rails_;
+    RailId memory_rail_ = 0;
+    std::map<std::string, RailId> remote_rails_;
+    sched::Sprayer sprayer_;
+
+    std::vector<std::shared_ptr<Peer>> peers_;  // by index; a dead one stays until it is quiet
+    std::map<uint32_t, std::shared_ptr<Peer>> live_peers_;
+    std::vector<Peer*> link_peer_;              // by LinkId
+    std::map<uint64_t, std::unique_ptr<OwnerSession>> sessions_;
+    uint64_t next_session_ = 1;
+    std::map<TransferId, std::shared_ptr<Transfer>> transfers_;  // not yet released
+    std::vector<std::shared_ptr<Transfer>> waiting_;             // for links
+    std::unordered_map<AttemptId, std::shared_ptr<Peer>> posted_;
+    Destinations destinations_;
+    TransferId next_transfer_ = 1;
+    Counters counters_;
+    CallHandler call_handler_;
+
+    std::vector<proto::Piece> pieces_;  // scratch of post()
+    std::vector<transport::LocalPiece> local_;
+    bool pumping_ = false;
+    Nanos lag_ = 0, wake_at_ = kNever, next_tick_ = 0;
+    std::atomic<Nanos> next_wakeup_{0};
+
+    std::thread thread_;
+    std::atomic<bool> stop_{false}, closed_{false};
+    std::atomic<bool> leading_{false};
+    std::mutex leader_mutex_;
+    std::condition_variable leader_cv_;
+    std::mutex done_mutex_;
+    std::condition_variable done_cv_;
+    std::atomic<int> followers_{0};
+
+    std::mutex news_mutex_;
+    std::condition_variable news_cv_;
+    std::deque<TransferId> finished_;
+    std::deque<std::pair<std::string, Bytes>> notifications_;
+    bool news_ = false;
+};
+
+}  // namespace tent::engine

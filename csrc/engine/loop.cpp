@@ -1,0 +1,319 @@
+// Progress: who holds the loop token turns events into sprayer events, and the sprayer's actions into postings.
+#include <algorithm>
+
+#include "base/fork_guard.h"
+#include "engine/door.h"
+#include "engine/engine.h"
+
+namespace tent::engine {
+
+using sched::Action;
+using sched::Outcome;
+
+namespace {
+constexpr Nanos kIdleTick = 100 * kMillisecond;
+constexpr Nanos kBusyTick = 5 * kMillisecond;
+// How long the progress thread stays away once a caller leads. Short: a caller that has left wakes nobody.
+constexpr auto kLeaderPause = std::chrono::microseconds(200);
+}  // namespace
+
+void Engine::loop() {
+    Poller::Batch batch;
+    while (!stop_) {
+        if (leading_.load(std::memory_order_acquire)) {
+            std::unique_lock lock(leader_mutex_);
+            leader_cv_.wait_for(lock, kLeaderPause, [this] { return stop_ || !leading_.load(); });
+            continue;
+        }
+        Nanos before = monotonic_now();
+        Nanos timeout = std::clamp<Nanos>(next_wakeup_.load() - before, 0, kIdleTick);
+        poller_.wait(batch, timeout);
+        if (leading_.load(std::memory_order_acquire)) continue;  // level-triggered: the leader sees it, too
+        std::lock_guard token(token_);
+        Nanos late = monotonic_now() - before - timeout;
+        lag_ = batch.count == 0 && late > 2 * kMillisecond ? late : 0;
+        if (lag_ > 0) sprayer_.own_lag(lag_);
+        cycle(&batch);
+    }
+}
+
+void Engine::cycle(const Poller::Batch* batch) {
+    pumping_ = true;
+    if (batch != nullptr) poller_.dispatch(*batch);
+    pumping_ = false;
+    Nanos now = monotonic_now();
+    if (now >= next_tick_ || now >= wake_at_) tick(now);
+    pump();
+    next_wakeup_.store(next_wakeup(now));
+}
+
+Nanos Engine::next_wakeup(Nanos now) {
+    Nanos next = std::min({sprayer_.next_wakeup(), wake_at_, next_tick_});
+    return std::max(next, now);
+}
+
+void Engine::tick(Nanos now) {
+    wake_at_ = kNever;
+    Nanos lease_now = boottime_now();
+    door_->tick(now);
+    for (auto it = sessions_.begin(); it != sessions_.end();) {
+        it->second->tick(now, lease_now);
+        it = it->second->over() ? sessions_.erase(it) : std::next(it);
+    }
+    for (size_t i = 0; i < peers_.size(); ++i) {
+        auto p = peers_[i];
+        if (!p) continue;
+        p->tick(now, lease_now);
+        if (p->dead() && p->quiet()) {
+            for (Peer*& owner : link_peer_) {
+                if (owner == p.get()) owner = nullptr;
+            }
+            peers_[i].reset();
+        }
+    }
+    std::vector<std::shared_ptr<Transfer>> waiting = waiting_;
+    for (const auto& t : waiting) {
+        if (now < t->deadline_) {
+            wake_at(t->deadline_);
+            continue;
+        }
+        finish(t, {Code::deadline, "no link to node '" + t->peer_->descriptor().name + "' came up before the deadline"},
+               RangeState::failed);
+        release(t);
+    }
+    bool busy = !transfers_.empty() || !sessions_.empty() || !live_peers_.empty();
+    next_tick_ = now + (busy ? kBusyTick : kIdleTick);
+}
+
+void Engine::drain_copies() {
+    while (auto job = copier_->take_done()) {
+        bool owned = false;
+        for (auto& p : peers_) {
+            if (p && p->shm() == job->owner && p->shm() != nullptr) {
+                p->shm()->on_job(*job);
+                owned = true;
+                break;
+            }
+        }
+        if (owned) continue;
+        for (auto& [id, s] : sessions_) {
+            if (s.get() == job->owner) s->on_job(*job);
+        }
+    }
+}
+
+void Engine::pump() {
+    if (pumping_) return;  // called from inside: the outer one goes on
+    pumping_ = true;
+    Action action;
+    do {
+        drain_copies();
+        Nanos now = monotonic_now();
+        if (now >= sprayer_.next_wakeup()) sprayer_.tick(now);
+        while (sprayer_.next(action, now)) perform(action);
+        for (auto& p : peers_) {
+            if (p) p->flush();
+        }
+        for (auto& [id, s] : sessions_) {
+            s->serve();
+            s->flush();
+        }
+    } while (copier_->has_done());
+    pumping_ = false;
+}
+
+void Engine::perform(const Action& a) {
+    auto it = transfers_.find(a.flow);
+    std::shared_ptr<Transfer> t = it == transfers_.end() ? nullptr : it->second;
+    switch (a.kind) {
+        case Action::Kind::post: return post(a);
+        case Action::Kind::revoke: {
+            auto p = posted_.find(a.attempt);
+            if (p != posted_.end()) p->second->revoke(a.attempt);
+            return;
+        }
+        case Action::Kind::flow_done:
+            if (t) finish(t, t->errors_.empty() ? Status::good() : t->errors_.front().status, RangeState::failed);
+            return;
+        case Action::Kind::flow_failed: {
+            if (!t) return;
+            Code code = code_from_wire(a.reason);
+            std::string what = code == Code::deadline ? "the transfer did not finish before its deadline" : "the transfer failed";
+            finish(t, {code, what + " (node '" + t->peer_->descriptor().name + "')"}, RangeState::failed);
+            return;
+        }
+        case Action::Kind::flow_released:
+            if (!t) return;
+            t->in_sprayer_ = false;
+            if (t->fail_when_released_ && !t->done()) finish(t, Status(t->result_), RangeState::failed);
+            release(t);
+            return;
+        case Action::Kind::probe: {
+            Peer* p = a.link < link_peer_.size() ? link_peer_[a.link] : nullptr;
+            if (p != nullptr) p->probe(a.link);
+            return;
+        }
+        case Action::Kind::link_state:
+            return;
+    }
+}
+
+void Engine::post(const Action& a) {
+    auto it = transfers_.find(a.flow);
+    Peer* peer = a.link < link_peer_.size() ? link_peer_[a.link] : nullptr;
+    if (it == transfers_.end() || peer == nullptr) {
+        sprayer_.attempt_ended(a.attempt, Outcome::link_error, 0, monotonic_now());
+        return;
+    }
+    Peer::AttemptRecord r;
+    r.transfer = it->second;
+    r.begin = a.begin;
+    r.end = a.end;
+    r.link = a.link;
+    if (!repost(*peer, a.attempt, std::move(r))) {
+        sprayer_.attempt_ended(a.attempt, Outcome::link_error, static_cast<uint16_t>(Code::link_failed), monotonic_now());
+    }
+}
+
+// Posts what is still wanted of an attempt. False: its link cannot take it.
+bool Engine::repost(Peer& peer, AttemptId id, Peer::AttemptRecord r) {
+    uint64_t bytes = r.transfer->pieces(r.begin, r.end, r.exact, pieces_, local_, r.ranges);
+    if (bytes == 0) {  // every range of it was refused
+        sprayer_.attempt_ended(id, Outcome::done, 0, monotonic_now());
+        return true;
+    }
+    Priority priority = r.transfer->priority_;
+    posted_[id] = peer.shared_from_this();
+    Status s = peer.post(id, std::move(r), pieces_, local_, bytes, priority);
+    if (s.ok()) return true;
+    posted_.erase(id);
+    return false;
+}
+
+void Engine::attempt_ended(AttemptId id, transport::End end, Status status, uint32_t piece) {
+    auto p = posted_.find(id);
+    if (p == posted_.end()) return;
+    std::shared_ptr<Peer> peer = std::move(p->second);
+    posted_.erase(p);
+    auto it = peer->attempts().find(id);
+    if (it == peer->attempts().end()) return;
+    Peer::AttemptRecord r = std::move(it->second);
+    peer->attempts().erase(it);
+    Nanos now = monotonic_now();
+    auto reason = static_cast<uint16_t>(status.code());
+    switch (end) {
+        case transport::End::done:
+            if (!r.transfer->done()) r.transfer->landed(r.begin, r.end);
+            sprayer_.attempt_ended(id, Outcome::done, 0, now);
+            return;
+        case transport::End::link:
+            sprayer_.attempt_ended(id, Outcome::link_error, reason, now);
+            return;
+        case transport::End::revoked:
+            sprayer_.attempt_ended(id, Outcome::revoked, reason, now);
+            return;
+        case transport::End::range:
+            on_range_refused(*peer, id, std::move(r), status, piece);
+    }
+}
+
+// The owner refused a piece: its range fails alone, the rest of the slice is posted again.
+void Engine::on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord r, const Status& status, uint32_t piece) {
+    Nanos now = monotonic_now();
+    if (r.transfer->done()) {
+        sprayer_.attempt_ended(id, Outcome::revoked, 0, now);
+        return;
+    }
+    if (status.code() == Code::busy || status.code() == Code::cancelled) {
+        sprayer_.attempt_ended(id, Outcome::link_error, static_cast<uint16_t>(status.code()), now);
+        return;
+    }
+    bool whole = piece >= r.ranges.size();
+    if (!r.exact && !whole) {
+        r.exact = true;  // pieces were merged: ask again, range by range
+    } else {
+        for (uint32_t range : r.ranges) {
+            if (whole || range == r.ranges[piece]) r.transfer->fail_range(range, status);
+        }
+    }
+    if (!repost(peer, id, std::move(r))) sprayer_.attempt_ended(id, Outcome::link_error, 0, now);
+}
+
+void Engine::channel_up(transport::Channel* channel) {
+    for (auto& p : peers_) {
+        if (p && p->owns(channel)) return p->channel_up(channel);
+    }
+}
+
+void Engine::channel_down(transport::Channel* channel, const Status& why) {
+    for (auto& p : peers_) {
+        if (p && p->owns(channel)) return p->channel_down(channel, why);
+    }
+}
+
+LinkId Engine::add_link(const sched::LinkSpec& spec, Peer* peer) {
+    LinkId id = sprayer_.add_link(spec, monotonic_now());
+    if (link_peer_.size() <= id) link_peer_.resize(id + 1, nullptr);
+    link_peer_[id] = peer;
+    return id;
+}
+
+void Engine::link_down(LinkId link) { sprayer_.link_down(link, monotonic_now()); }
+void Engine::link_probe(LinkId link, bool good) { sprayer_.link_probe(link, good, monotonic_now()); }
+
+// ---- waiting ----------------------------------------------------------------------------------------------------
+
+// The caller drives the loop until its transfer is done: no hand-off between threads for a small transfer.
+void Engine::lead(Transfer& t, const std::atomic<bool>& flag, Nanos until) {
+    (void)t;
+    Poller::Batch batch;
+    Nanos spin_until = monotonic_now() + settings_.spin;
+    while (!flag.load(std::memory_order_acquire)) {
+        bool helped = copier_->help();
+        if (helped || copier_->has_done()) {
+            std::lock_guard token(token_);
+            pump();
+            continue;
+        }
+        Nanos now = monotonic_now();
+        if (now >= until) return;
+        Nanos timeout = now < spin_until ? 0 : std::clamp<Nanos>(std::min(next_wakeup_.load(), until) - now, 0, kIdleTick);
+        int n = poller_.wait(batch, timeout);
+        if (n == 0 && timeout == 0 && now < next_wakeup_.load()) continue;
+        std::lock_guard token(token_);
+        cycle(&batch);
+    }
+}
+
+bool Engine::wait_for(Transfer& t, const std::atomic<bool>& flag, Nanos timeout) {
+    if (flag.load(std::memory_order_acquire)) return true;
+    if (fork_generation() != born_) return false;
+    Nanos start = monotonic_now();
+    Nanos until = timeout > kNever - start ? kNever : start + timeout;
+    while (!flag.load(std::memory_order_acquire)) {
+        bool nobody = false;
+        if (!stop_ && leading_.compare_exchange_strong(nobody, true)) {
+            lead(t, flag, until);
+            leading_.store(false, std::memory_order_release);
+            bool left_over;
+            {
+                std::lock_guard token(token_);
+                left_over = !transfers_.empty();
+            }
+            if (left_over || followers_.load() != 0) leader_cv_.notify_one();
+        } else {
+            std::unique_lock lock(done_mutex_);
+            ++followers_;
+            auto pause = std::chrono::nanoseconds(std::clamp<Nanos>(until - monotonic_now(), 0, kMillisecond));
+            if (!flag.load(std::memory_order_acquire)) done_cv_.wait_for(lock, pause);
+            --followers_;
+        }
+        if (monotonic_now() >= until) break;
+    }
+    return flag.load(std::memory_order_acquire);
+}
+
+bool Engine::wait(Transfer& t, Nanos timeout) { return wait_for(t, t.done_, timeout); }
+bool Engine::wait_released(Transfer& t, Nanos timeout) { return wait_for(t, t.released_, timeout); }
+
+}  // namespace tent::engine

@@ -1,0 +1,107 @@
+// A session from the owner's side: what a peer that dialled us may do to our memory. Everything that arrives is checked
+// here: lease, attempt, grant, bounds, epoch. Loop token held.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "proto/attempts.h"
+#include "proto/lease.h"
+#include "proto/responder.h"
+#include "transport/shm/copier.h"
+#include "transport/stream.h"
+
+namespace tent::engine {
+
+class Engine;
+
+class OwnerSession final : public transport::StreamHandler {
+  public:
+    OwnerSession(Engine& engine, uint64_t id, const proto::HandshakeResult& peer);
+    ~OwnerSession() override;
+
+    void attach(std::unique_ptr<transport::FrameStream> stream);
+    const proto::Identity& peer() const { return peer_; }
+    const Id128& session() const { return session_; }
+    void tick(Nanos now, Nanos lease_now);
+    void flush();
+    // Sends more of the waiting reads.
+    void serve();
+    void close(const std::string& why);
+    // No connection and no copy is left, and the lease has run out: it can be forgotten.
+    bool over() const;
+    // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this session
+    // touches it any more (`now_copying` jobs and hazards are waited for by asking again).
+    void revoke_segment(SegmentId segment, const uint8_t* address, uint64_t length);
+    bool touches(SegmentId segment, const uint8_t* address, uint64_t length) const;
+    void on_job(transport::shm::CopyJob& job);
+
+    // StreamHandler
+    void on_open(transport::FrameStream&) override {}
+    void on_frame(transport::FrameStream& stream, const proto::Header& header, ByteView body) override;
+    void on_payload(transport::FrameStream& stream, const proto::Header& header, ByteView body,
+                    std::vector<transport::LocalPiece>& landing) override;
+    bool may_land(transport::FrameStream& stream) override;
+    void on_payload_end(transport::FrameStream& stream, bool landed) override;
+    void on_drained(transport::FrameStream& stream) override;
+    void on_closed(transport::FrameStream& stream, const Status& why) override;
+
+  private:
+    struct Connection {
+        uint64_t id = 0;
+        std::unique_ptr<transport::FrameStream> stream;
+        proto::Purpose purpose{};
+        AttemptId landing = 0;
+        bool landing_revoked = false;
+    };
+    struct Read {
+        uint64_t connection = 0;
+        std::vector<transport::LocalPiece> pieces;
+        std::vector<SegmentId> segments;
+        uint64_t bytes = 0;
+    };
+    struct Pull {
+        std::shared_ptr<transport::shm::CopyJob> job;
+    };
+    struct WaitingRevoke {
+        uint64_t request;
+        std::set<AttemptId> jobs;
+    };
+    Connection* of(transport::FrameStream& stream);
+    Connection* by_id(uint64_t id);
+    Connection* control();
+    void answer(transport::FrameStream& stream, proto::FrameType type, AttemptId attempt, const Status& status,
+                uint32_t piece = kNoId);
+    void on_read(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void on_revoke(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void on_map(transport::FrameStream& stream, const proto::Header& header);
+    void on_pull(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void on_call(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void on_notify(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void drop_read(AttemptId attempt);
+    void issue_token(Nanos lease_now);
+
+    Engine& engine_;
+    uint64_t id_;
+    proto::Identity peer_;
+    Id128 session_;
+    proto::OwnerLease lease_;
+    proto::AttemptTable attempts_;
+    proto::Responder responder_;
+    uint64_t next_connection_ = 1;
+    std::vector<Connection> connections_;
+    std::vector<std::unique_ptr<transport::FrameStream>> dead_;
+    std::map<AttemptId, Read> reads_;
+    std::map<AttemptId, Pull> pulls_;
+    std::vector<WaitingRevoke> waiting_revokes_;
+    uint64_t last_notification_ = 0;
+    Nanos next_token_ = 0, last_work_ = 0;
+    transport::shm::Mapping hazards_;
+    pid_t pid_ = 0;
+    UniqueFd pidfd_;
+    bool closed_ = false;
+};
+
+}  // namespace tent::engine

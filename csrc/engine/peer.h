@@ -1,0 +1,153 @@
+// A session towards another node, from the initiator's side: its control connection, its links, its attempts.
+// Loop token held for everything that does not say otherwise.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "engine/descriptor.h"
+#include "engine/transfer.h"
+#include "proto/lease.h"
+#include "transport/shm/channel.h"
+#include "transport/stream.h"
+#include "transport/tcp/channel.h"
+
+namespace tent::engine {
+
+enum class PeerState : uint8_t { connecting, alive, dead };
+
+// A question to the owner whose answer somebody waits for (store messages).
+struct Call {
+    std::mutex mutex;
+    std::condition_variable cv;
+    bool done = false;
+    Status status;
+    Bytes reply;
+    void finish(Status s, ByteView bytes);
+};
+
+class Peer final : public transport::Session, public transport::StreamHandler,
+                   public std::enable_shared_from_this<Peer> {
+  public:
+    struct Link {
+        LinkId id = kNoId;           // kNoId until it came up for the first time
+        RailId local = 0, remote = 0;
+        std::string name;
+        transport::tcp::Route route;
+        std::unique_ptr<transport::tcp::TcpChannel> channel, probe;
+        bool is_shm = false;
+        Nanos next_dial = 0, dial_backoff = 0;
+    };
+    struct AttemptRecord {
+        std::shared_ptr<Transfer> transfer;
+        uint64_t begin = 0, end = 0;
+        LinkId link = 0;
+        transport::Channel* channel = nullptr;
+        std::vector<uint32_t> ranges;  // of each remote piece
+        bool exact = false;
+    };
+
+    Peer(Engine& engine, uint32_t index, Descriptor descriptor);
+    ~Peer() override;
+
+    void start(Nanos now);
+    void close(const Status& why);   // orderly, by us
+    void tick(Nanos now, Nanos lease_now);
+    void flush();
+    bool dead() const { return state_ == PeerState::dead; }
+    bool ready() const { return state_ == PeerState::alive && has_segments_ && (shm_ || any_link_up()); }
+    const Status& why_dead() const { return why_; }
+    PeerState state() const { return state_; }
+    uint32_t index() const { return index_; }
+    const Descriptor& descriptor() const { return descriptor_; }
+    const std::vector<proto::SegmentInfo>& segments() const { return segments_; }
+    std::vector<Link>& links() { return links_; }
+    transport::shm::ShmChannel* shm() { return shm_.get(); }
+    bool quiet() const;
+
+    // Links that reach every segment of the transfer; dials what is missing. Empty: none yet (`hopeless` says never).
+    std::vector<LinkId> links_for(const Transfer& transfer, Status& hopeless);
+    Status post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
+                std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority);
+    void revoke(AttemptId id);
+    std::map<AttemptId, AttemptRecord>& attempts() { return attempts_; }
+    Link* link_of(LinkId id);
+    transport::Channel* channel_of(LinkId id);
+    bool owns(const transport::Channel* channel) const;
+    void channel_up(transport::Channel* channel);
+    void channel_down(transport::Channel* channel, const Status& why);
+    void probe(LinkId link);
+    void request_segments();
+    bool segments_fresh() const { return segment_request_ == 0; }
+    void call(uint16_t method, ByteView request, std::shared_ptr<Call> call);
+    void notify(Bytes payload);
+    bool touches(const uint8_t* address, uint64_t length) const;
+
+    // Session
+    void revoke_at_owner(transport::Channel* channel, AttemptId attempt) override;
+    void forget_at_owner(AttemptId attempt) override;
+    uint64_t lease_token() const override { return lease_.last_token(); }
+    void send_control(const proto::Header& header, ByteView body, std::vector<int> descriptors) override;
+
+    // StreamHandler: the control connection
+    void on_open(transport::FrameStream& stream) override;
+    void on_frame(transport::FrameStream& stream, const proto::Header& header, ByteView body) override;
+    void on_payload(transport::FrameStream& stream, const proto::Header& header, ByteView body,
+                    std::vector<transport::LocalPiece>& landing) override;
+    bool may_land(transport::FrameStream&) override { return false; }
+    void on_payload_end(transport::FrameStream&, bool) override {}
+    void on_closed(transport::FrameStream& stream, const Status& why) override;
+
+  private:
+    bool any_link_up() const;
+    bool same_host() const;
+    void dial_control(Nanos now);
+    void open_shm();
+    void make_links();
+    void dial(Link& link, Nanos now);
+    void dial_links(Nanos now);
+    void send_revokes();
+    void on_revoked(uint64_t request);
+    void fence_all();
+    void die(const Status& why);
+    void on_mapped(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    static proto::HandshakeConfig handshake(void* self, proto::Purpose purpose, uint32_t rail);
+
+    Engine& engine_;
+    uint32_t index_;
+    Descriptor descriptor_;
+    PeerState state_ = PeerState::connecting;
+    Status why_;
+    Id128 session_{};
+    std::unique_ptr<transport::FrameStream> control_;
+    std::vector<std::unique_ptr<transport::FrameStream>> dead_streams_;
+    size_t control_route_ = 0;  // which way the control connection is dialled next
+    size_t refused_in_a_row_ = 0;
+    Nanos next_control_dial_ = 0;
+    bool was_alive_ = false;
+    proto::WriterLease lease_;
+    int pidfd_ = -1;
+    UniqueFd pidfd_owner_;
+    std::unique_ptr<transport::shm::ShmChannel> shm_;
+    LinkId shm_link_ = kNoId;
+    bool links_made_ = false, want_tcp_ = false;
+    std::vector<Link> links_;
+    std::vector<std::unique_ptr<transport::tcp::TcpChannel>> retired_;
+    std::map<AttemptId, AttemptRecord> attempts_;
+    std::vector<proto::SegmentInfo> segments_;
+    bool has_segments_ = false;
+    uint64_t segment_request_ = 0, next_request_ = 1;
+    struct Revoke {
+        transport::Channel* channel;
+        AttemptId attempt;
+    };
+    std::vector<Revoke> to_revoke_;
+    std::vector<AttemptId> to_forget_;
+    std::map<uint64_t, std::vector<Revoke>> revoking_;
+    std::map<uint64_t, std::shared_ptr<Call>> calls_;
+    std::map<uint64_t, Bytes> notifications_;  // sent, not yet confirmed: sent again on a new control connection
+};
+
+}  // namespace tent::engine

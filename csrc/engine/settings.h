@@ -1,0 +1,34 @@
+// What the engine is told at its start. Filled from tent_core.config (the one schema, with units and defaults).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace tent::engine {
+
+struct Settings {
+    std::string cluster = "default";
+    std::string secret;
+    std::string name;
+    std::string host_identity;
+    std::vector<std::string> bind;       // addresses, one rail each; empty: chosen
+    std::vector<std::string> advertise;  // what peers are told instead, same order; empty: as bound
+    uint16_t port = 0;
+    Nanos deadline = 30 * kSecond;
+    Nanos lease = 3 * kSecond;
+    Nanos heartbeat = 10 * kMillisecond;
+    Nanos idle_heartbeat = kSecond;
+    Nanos connect_timeout = 2 * kSecond;
+    Nanos spin = 20 * kMicrosecond;
+    int copy_threads = 0;
+    uint64_t inline_bytes = 256 << 10;
+    uint64_t slice_min = 64 << 10;
+    uint64_t slice_max = 4 << 20;
+    bool tcp = true, shm = true, pull = true;
+    std::string congestion = "cubic";
+    int sndbuf = 4 << 20, rcvbuf = 4 << 20, notsent_lowat = 256 << 10;
+};
+
+}  // namespace tent::engine
