@@ -27,6 +27,7 @@ from .plan import RankPages, StepPlan, StepReport
 from .rank_lookup import RankLookup
 from .scheduler import SchedulerSide
 from .settings import split_extra_config
+from .stats import TentPromMetrics, TentStats
 from .worker import WorkerSide
 
 try:
@@ -185,6 +186,20 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         report = self._worker.take_report() if self._worker is not None else None
         return TentWorkerMetadata(report) if report is not None else None
+
+    # ---- both roles: counters
+
+    def get_kv_connector_stats(self) -> TentStats | None:
+        fresh = self._guard.take()
+        return TentStats(data=fresh) if fresh else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> TentStats | None:
+        return TentStats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, *args: Any, **kwargs: Any) -> TentPromMetrics | None:
+        return TentPromMetrics(*args, **kwargs)
 
     # ---- scheduler: start
 

@@ -23,6 +23,7 @@ class Guard:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
         self._spoke: dict[str, float] = {}
 
@@ -49,6 +50,13 @@ class Guard:
         """A copy of all counters."""
         with self._lock:
             return dict(self._counts)
+
+    def take(self) -> dict[str, int]:
+        """Increments since the last call, by whomever: each is handed out once."""
+        with self._lock:
+            fresh = {name: n - self._taken[name] for name, n in self._counts.items() if n > self._taken[name]}
+            self._taken.update(fresh)
+            return fresh
 
     def warn(self, kind: str, message: str, *args: object, trace: BaseException | None = None) -> None:
         """Logs `message`, unless one of the same `kind` was logged within the interval; says how many it held back."""

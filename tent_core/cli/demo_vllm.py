@@ -1,0 +1,180 @@
+"""``tent demo``: two real vLLM processes; the second answers with KV cache that the first computed.
+
+The first answers conversations of several turns; then each goes on at the second, once recomputed there (a cache salt
+of its own keeps it from finding anything) and once with its prefix from TENT. Time to first token of all three, what
+was moved, and whether the answers agree by their log-probabilities.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tent_core.cli import demo_text
+from tent_core.cli.demo_common import generated_model, same_logprobs
+from tent_core.cli.progress import Progress
+from tent_core.cli.table import mega, rate, seconds, table
+from tent_core.cli.vllm_server import BLOCK_TOKENS, VllmServer
+from tent_core.errors import DeadlineExceeded, InvalidArgument
+
+__all__ = ["run"]
+
+_MODEL_SIZE = "demo"
+_NEW_TOKENS = 16
+_STORED_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation. Times are seconds to the first token."""
+
+    conversation: str
+    prompt_tokens: int
+    cold_s: float
+    recomputed_s: float
+    through_tent_s: float
+    pages_hit: int
+    bytes_moved: int
+    load_s: float
+    identical: bool
+    largest_logprob_difference: float
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the demo and prints its table, or JSON. 0 when every prefix came through TENT and every answer agreed."""
+    python = _interpreter(options)
+    with tempfile.TemporaryDirectory(prefix="tent-demo-") as folder:
+        rows = _demonstrate(python, Path(folder))
+    good = all(row.identical and row.pages_hit for row in rows)
+    if getattr(options, "json", False):
+        print(json.dumps({"engine": "vllm", "ok": good, "conversations": [asdict(row) for row in rows]}))
+    else:
+        print(_report(rows))
+    return 0 if good else 1
+
+
+def _interpreter(options: argparse.Namespace) -> str:
+    """The interpreter that has vLLM: the one asked for, or this one."""
+    python = getattr(options, "python", None)
+    if python:
+        return str(python)
+    if find_spec("vllm") is None:
+        raise InvalidArgument(
+            "this environment has no vLLM: run the demo in one that has, name its interpreter with --python, or let "
+            "'bash e2e/demo.sh' make one; 'tent demo --fast' needs none"
+        )
+    return sys.executable
+
+
+def _demonstrate(python: str, folder: Path) -> list[Row]:
+    with Progress("model") as progress:
+        model = generated_model(python, _MODEL_SIZE, progress.update)
+    # A directory of its own: the demo starts with nothing, and leaves nothing to the user's other processes.
+    config = {"directory": {"embedded_dir": str(folder / "directory")}, "store": {"capacity": "512MiB"}}
+    cores = sorted(os.sched_getaffinity(0))
+    first = VllmServer(python, model, folder / "first.log", core=cores[0])
+    second = VllmServer(python, model, folder / "second.log", core=cores[-1])
+    with first, second:
+        first.start(connector={}, extra_config=config)
+        second.start(connector={}, extra_config=config)
+        with Progress("two vLLM servers") as progress:
+            first.wait_ready(progress=progress.update)
+            second.wait_ready(progress=progress.update)
+        with Progress("warm-up") as progress:
+            for server in (first, second):
+                server.complete("A few words to warm up.", new_tokens=2)
+        return [_converse(name, first, second) for name in demo_text.CONVERSATIONS]
+
+
+def _converse(name: str, first: VllmServer, second: VllmServer) -> Row:
+    prompt = demo_text.prompt(name, next_turn=True)
+    with Progress(f"conversation '{name}'") as progress:
+        progress.update("first server computes it")
+        stored = first.metric("vllm:tent_events_total", event="save.stored")
+        cold = first.complete(demo_text.prompt(name, next_turn=False), new_tokens=_NEW_TOKENS)
+        _wait(lambda: _saved(first) > stored, "the first server to store its pages")
+        progress.update("second server recomputes it")
+        fresh = second.complete(prompt, new_tokens=_NEW_TOKENS, salt=f"recompute-{name}-{time.time_ns()}")
+        progress.update("second server loads it through TENT")
+        before = _loads(second)
+        loaded = second.complete(prompt, new_tokens=_NEW_TOKENS)
+        after = _loads(second)
+    differences = [abs(a - b) for a, b in zip(loaded.logprobs, fresh.logprobs, strict=False)]
+    return Row(
+        conversation=name,
+        prompt_tokens=loaded.prompt_tokens,
+        cold_s=cold.first_token_s,
+        recomputed_s=fresh.first_token_s,
+        through_tent_s=loaded.first_token_s,
+        pages_hit=int(after["tokens"] - before["tokens"]) // BLOCK_TOKENS,
+        bytes_moved=int(after["bytes"] - before["bytes"]),
+        load_s=(after["microseconds"] - before["microseconds"]) / 1e6,
+        identical=loaded.tokens == fresh.tokens and same_logprobs(loaded.logprobs, fresh.logprobs),
+        largest_logprob_difference=max(differences, default=float("nan")),
+    )
+
+
+def _saved(server: VllmServer) -> float:
+    return server.metric("vllm:tent_events_total", event="save.stored")
+
+
+def _loads(server: VllmServer) -> dict[str, float]:
+    """What came to a server: tokens by vLLM's own count, bytes and time by the connector's."""
+    return {
+        "tokens": server.external_hits(),
+        "bytes": server.metric("vllm:tent_bytes_total", direction="load"),
+        "microseconds": server.metric("vllm:tent_microseconds_total", direction="load"),
+    }
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _STORED_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"waited {_STORED_TIMEOUT_S:.0f} s for {what}")
+        time.sleep(0.05)
+
+
+def _report(rows: list[Row]) -> str:
+    head = [
+        "conversation",
+        "tokens",
+        "TTFT cold",
+        "recomputed",
+        "through TENT",
+        "faster",
+        "pages hit",
+        "moved",
+    ]
+    head += ["rate", "outputs identical"]
+    cells: list[list[Any]] = [
+        [
+            row.conversation,
+            str(row.prompt_tokens),
+            seconds(row.cold_s),
+            seconds(row.recomputed_s),
+            seconds(row.through_tent_s),
+            f"{row.recomputed_s / row.through_tent_s:.1f} x",
+            str(row.pages_hit),
+            mega(row.bytes_moved),
+            rate(row.bytes_moved, row.load_s),
+            f"{'yes' if row.identical else 'NO'} (logprobs differ by {row.largest_logprob_difference:.0e})",
+        ]
+        for row in rows
+    ]
+    notes = (
+        "TTFT: time to first token. cold: the first server, which has seen no more of the conversation than the system\n"
+        "prompt of the one before. recomputed, through TENT: the second server, the same prompt without and with what\n"
+        "the first one computed. A page is a block of "
+        f"{BLOCK_TOKENS} tokens, all layers."
+    )
+    return f"\n{table(head, cells)}\n\n{notes}"

@@ -1,0 +1,126 @@
+"""A real vLLM server on the CPU as a child process: start, ask, reset, stop. For the demo and the end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tent_core.cli.demo_common import ServerProcess
+from tent_core.errors import Internal
+
+__all__ = ["BLOCK_TOKENS", "Answer", "VllmServer"]
+
+# vLLM's block size on a CPU: tokens in a page.
+BLOCK_TOKENS = 128
+_MODEL = "tent-demo"
+# One core a server: with more threads than cores they fight; compiling the sampler costs 16 s at the first request.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_SERVER_DEV_MODE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion. `logprobs` and `tokens` are of the output, in order."""
+
+    tokens: list[str]
+    logprobs: list[float]
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens that vLLM did not compute, from wherever."""
+    first_token_s: float
+    """Seconds from sending the request to the first token."""
+
+
+class VllmServer(ServerProcess):
+    name = "vLLM"
+
+    def __init__(
+        self, python: str, model: Path, log: Path, *, core: int | None = None, port: int | None = None
+    ) -> None:
+        """`python`: the interpreter that has vLLM and TENT."""
+        super().__init__(log, core=core, port=port)
+        self.python = python
+        self.model = model
+
+    def start(
+        self,
+        *,
+        extra_config: dict[str, Any] | None = None,
+        connector: dict[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+        kv_gib: int = 1,
+        max_tokens: int = 8192,
+    ) -> None:
+        """Starts the process and returns at once.
+
+        `extra_config`: TENT's configuration. `connector`: further keys of `--kv-transfer-config`; {} is the plain one,
+        None leaves TENT out. `kv_gib`: GiB of KV cache.
+        """
+        command = [
+            self.python, "-m", "vllm.entrypoints.openai.api_server",
+            "--model", str(self.model), "--served-model-name", _MODEL,
+            "--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni",
+            "--max-model-len", str(max_tokens), "--max-num-batched-tokens", str(max_tokens),
+            "--enable-prompt-tokens-details", "--host", "127.0.0.1", "--port", str(self.port),
+        ]  # fmt: skip
+        if connector is not None:
+            transfer = {"kv_connector": "TentConnector", "kv_role": "kv_both", **connector}
+            if extra_config:
+                transfer["kv_connector_extra_config"] = extra_config
+            command += ["--kv-transfer-config", json.dumps(transfer)]
+        self.spawn([*command, *arguments], {**_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})
+
+    def complete(
+        self, prompt: str | list[int], *, new_tokens: int = 8, salt: str | None = None, timeout: float = 300
+    ) -> Answer:
+        """A greedy completion. `salt`: pages of one salt are found under no other, so a fresh one recomputes."""
+        body: dict[str, Any] = {
+            "model": _MODEL,
+            "prompt": prompt,
+            "max_tokens": new_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "logprobs": 1,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if salt is not None:
+            body["cache_salt"] = salt
+        started = time.monotonic()
+        first = 0.0
+        tokens: list[str] = []
+        logprobs: list[float] = []
+        usage: dict[str, Any] = {}
+        for event in self.stream("/v1/completions", body, timeout):
+            if "error" in event:
+                raise Internal(f"vLLM refused the request: {event['error']}")
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                first = first or time.monotonic() - started
+                tokens += choice["logprobs"]["tokens"]
+                logprobs += choice["logprobs"]["token_logprobs"]
+        details = usage.get("prompt_tokens_details") or {}
+        return Answer(tokens, logprobs, usage.get("prompt_tokens", 0), details.get("cached_tokens", 0), first)
+
+    def external_hits(self) -> int:
+        """Tokens of prompts that vLLM says came through its connector."""
+        return int(self.metric("vllm:external_prefix_cache_hits_total"))
+
+    def reset(self, *, external: bool = False) -> None:
+        """Forget the local prefix cache; with `external` clear what the connector stores for this model as well."""
+        path = "/reset_prefix_cache" + ("?reset_external=true" if external else "")
+        status, text = self.call("POST", path)
+        if status != 200:
+            raise Internal(f"vLLM did not reset its prefix cache: {status} {text}")
