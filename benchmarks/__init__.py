@@ -1,1 +1,1 @@
-"""Benchmark programs of TENT: ``tent bench``. Installed as the package ``tent_benchmarks``."""
+"""Benchmark programs of TENT: ``tent bench``. Installed as ``tent_core.benchmarks``."""

@@ -1,6 +1,6 @@
 """All benchmarks, one after the other, reached beside aimed: what CI prints. Never fails for being slow.
 
-Usage: ``python -m tent_benchmarks.report [--quick] [--out FILE]``. Exits 1 when a benchmark does not run at all.
+Usage: ``python -m tent_core.benchmarks.report [--quick] [--out FILE]``. Exits 1 when a benchmark does not run at all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``tent bench``: the benchmark programs (the package ``tent_benchmarks``, the folder benchmarks/ of the sources)."""
+"""``tent bench``: the benchmark programs (the folder benchmarks/ of the sources, installed as tent_core.benchmarks)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def _program(kind: str) -> ModuleType:
             sys.path.append(str(sources))
         return importlib.import_module(f"benchmarks.{name}")
     try:
-        return importlib.import_module(f"tent_benchmarks.{name}")
+        return importlib.import_module(f"tent_core.benchmarks.{name}")
     except ModuleNotFoundError as error:
-        if error.name not in ("tent_benchmarks", f"tent_benchmarks.{name}"):
+        if error.name not in ("tent_core.benchmarks", f"tent_core.benchmarks.{name}"):
             raise
         raise Unsupported(
             f"this installation has no benchmark '{kind}': install tent-kv from its sources"

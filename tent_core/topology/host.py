@@ -131,15 +131,17 @@ def huge_pages() -> dict[str, int | str]:
     return facts
 
 
-def cgroup_memory_limit() -> int | None:
+def cgroup_memory_limit(
+    membership: str | Path = "/proc/self/cgroup", mount: str | Path = "/sys/fs/cgroup"
+) -> int | None:
     """The tightest memory limit of this process's cgroup (v2 or v1) and its parents; None when there is none."""
     limits = []
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in _read(membership).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        root = Path("/sys/fs/cgroup") if not controllers else Path("/sys/fs/cgroup/memory")
-        name = "memory.max" if not controllers else "memory.limit_in_bytes"
+        root = Path(mount, "memory") if controllers else Path(mount)
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
         folder = root / path.lstrip("/")
         for place in (folder, *folder.parents):
             if not place.is_relative_to(root):

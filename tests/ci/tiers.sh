@@ -121,5 +121,5 @@ tier_e2e_sglang() { in_engine sglang; }
 tier_bench() {
     build_native bench -DTENT_BUILD_BENCH=ON -DTENT_BUILD_PYTHON=OFF -DCMAKE_BUILD_TYPE=Release || return 1
     cd "$build/cwd" || return 1
-    TENT_BENCH_NATIVE="$build/bench/bench" "$bin/python" -m tent_benchmarks.report --quick --out "$build/results/bench.json"
+    TENT_BENCH_NATIVE="$build/bench/bench" "$bin/python" -m tent_core.benchmarks.report --quick --out "$build/results/bench.json"
 }

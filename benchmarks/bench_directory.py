@@ -1,0 +1,88 @@
+"""``tent bench directory``: a look-up of 1,000 keys beside one redis-py MGET of 1,000 records of the same size."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import redis
+
+from tent_core.store import PageStore
+
+from .common import Report, interleave
+
+__all__ = ["client", "main", "measure", "record_bytes"]
+
+_KEYS = 1_000
+_PAGE = 4096
+
+
+def client(url: str) -> Any:
+    """redis-py on the store's own server."""
+    return redis.Redis.from_url(url.replace("redis+", ""))
+
+
+def record_bytes(server: Any) -> int:
+    """The size of a page's record in the directory, as published."""
+    for key in server.scan_iter(match="tent:*:p:*", count=1000):
+        value = server.get(key)
+        if value:
+            return len(value)
+    raise RuntimeError("no page record was published")
+
+
+def _fill(store: PageStore, names: list[bytes]) -> Any:
+    """Put one small page under each name, and wait until all of them can be seen."""
+    namespace = store.namespace({"model": f"bench-{time.time_ns()}"})
+    source = np.arange(_KEYS * _PAGE, dtype=np.uint64).astype(np.uint8)
+    segment = store.register(source)
+    try:
+        addresses = np.arange(_KEYS, dtype=np.uint64) * np.uint64(_PAGE) + np.uint64(source.ctypes.data)
+        store.put(namespace, names, addresses, _PAGE)
+        deadline = time.monotonic() + 10
+        while not all(status == 0 for status in store.exists(namespace, names)):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the pages that were put did not become visible within 10 s")
+    finally:
+        segment.close()
+    return namespace
+
+
+def _timed(call: Any, count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - started
+
+
+def measure(quick: bool) -> Report:
+    """Run it; takes seconds."""
+    report = Report("directory")
+    names = [b"page-%06d" % index for index in range(_KEYS)]
+    count, pairs = (5, 5) if quick else (20, 15)
+    with PageStore.open({"store.capacity": "64MiB", "store.extent": "16MiB"}) as store:
+        namespace = _fill(store, names)
+        server = client(store.directory.url)
+        size = record_bytes(server)
+        plain = [b"bench:%06d" % index for index in range(_KEYS)]
+        server.mset({key: b"x" * size for key in plain})
+        result = interleave(
+            partial(_timed, partial(store.exists, namespace, names), count),
+            partial(_timed, partial(server.mget, plain), count),
+            pairs,
+        )
+        server.delete(*plain)
+        server.close()
+    report.ratios["exists_1000"] = result.time
+    report.figures["bytes of a record"] = size
+    report.figures["exists of 1,000 keys and MGET of 1,000 records, ms"] = [
+        round(min(times) / count * 1e3, 2) for times in (result.ours, result.floor)
+    ]
+    return report
+
+
+def main(*, quick: bool = False, as_json: bool = False) -> int:
+    measure(quick).show(as_json)
+    return 0
