@@ -42,6 +42,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--bytes", type=_size, default="1GiB", help="with --fast: how much to move (default: 1GiB)"
     )
+    parser.add_argument(
+        "--python",
+        metavar="FILE",
+        help="interpreter of the environment that has the serving engine (default: this one)",
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(run=run)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tent_core.cli.columns import columns
+from tent_core.cli.table import mega, rate, table
 from tent_core.config import format_size
 from tent_core.errors import InvalidArgument, NoMemory, TentError
 from tent_core.topology.host import cgroup_memory_limit

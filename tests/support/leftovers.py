@@ -96,12 +96,12 @@ def wait_until_gone(
     run: str, runtime: Path, known: set[str], *, descriptors: bool, patience: float = 10.0
 ) -> set[tuple[str, str]]:
     """What is there beyond ``known`` (identities), once it has had ``patience`` seconds to go away."""
-    gc.collect()
     deadline = time.monotonic() + patience
     while True:
         found = {item for item in snapshot(run, runtime, descriptors=descriptors) if item[0] not in known}
         if not found or time.monotonic() > deadline:
             return found
+        gc.collect()
         time.sleep(0.02)
 
 
