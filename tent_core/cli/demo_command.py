@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--python",
         metavar="FILE",
-        help="interpreter of the environment that has the serving engine (default: this one)",
+        help="interpreter that has the serving engine (default: this one)",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(run=run)

@@ -112,16 +112,13 @@ class _Live:
 
 
 def _links(engine: Engine, done: float) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("transport", "local rail", "remote rail", "state", "GB/s", "moved", "slices")
-    ]
+    head = ("transport", "local rail", "remote rail", "state", "rate", "moved", "slices")
+    rows = []
     for link in engine.links():
-        rate = link["rate_Bps"] / 1e9
-        moved = f"{link['bytes'] / 2**20:.0f} MiB"
         names = (link["transport"], link["local_rail"] or "-", link["remote_rail"] or "-", link["state"])
-        rows.append((*map(str, names), f"{rate:.2f}", moved, str(link["slices"])))
+        rows.append((*map(str, names), rate(link["rate_Bps"], 1.0), mega(link["bytes"]), str(link["slices"])))
     bar = "#" * round(done * 40)
-    return f"{columns(rows)}\n[{bar:<40}] {done:4.0%}"
+    return f"{table(head, rows)}\n[{bar:<40}] {done:4.0%}"
 
 
 def _read_all(engine: Engine, blob: bytes, into: Segment, live: _Live) -> float:
