@@ -7,16 +7,15 @@ empty pool.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tent_core.cli.demo_common import LOGPROB_TOLERANCE, generated_model
 from tent_core.cli.sglang_server import PAGE_TOKENS, Answer, SglangServer
 
 # Settings for both servers' attachments: small, so that two servers and their host pools fit a small machine.
@@ -27,17 +26,6 @@ CONFIG: dict[str, Any] = {
 # SGLang's own fault injector delays every call of the second server's backend by up to this much, so that a test can
 # do something while a prefetch is under way.
 DELAY_S = "0.03"
-LOGPROB_TOLERANCE = 1e-4
-
-MODELS = Path(__file__).resolve().parents[1] / "models" / "__init__.py"
-
-
-def _model() -> Path:
-    spec = importlib.util.spec_from_file_location("tent_e2e_models", MODELS)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Path(module.model_path(sys.executable, "tiny"))
 
 
 @dataclass
@@ -72,7 +60,7 @@ class Pair:
 
     def store(self, server: SglangServer, number: int) -> Answer:
         """Lets `server` compute prompt `number` and waits until its pages are in the pool."""
-        before = server.counter("backuped_tokens_total")
+        before = server.backed_up()
         answer = server.generate(self.prompt(number))
         server.wait_backed_up(before + self.pages(number))
         return answer
@@ -81,10 +69,10 @@ class Pair:
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SglangServer, SglangServer]]:
     folder = tmp_path_factory.mktemp("sglang")
-    model = _model()
+    model = generated_model(sys.executable, "tiny")
     cores = sorted(os.sched_getaffinity(0))
-    first = SglangServer(model, folder / "first.log", core=cores[0])
-    second = SglangServer(model, folder / "second.log", core=cores[-1])
+    first = SglangServer(sys.executable, model, folder / "first.log", core=cores[0])
+    second = SglangServer(sys.executable, model, folder / "second.log", core=cores[-1])
     try:
         first.start(backend=None)
         second.start(extra_config=CONFIG, environment={"SGLANG_TEST_HICACHE_BACKEND_RANDOM_DELAY": DELAY_S})

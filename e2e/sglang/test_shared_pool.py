@@ -10,6 +10,9 @@ from pytest import approx
 
 from tent_core.cli.sglang_server import PAGE_TOKENS
 
+# The first test's time includes the start of both servers.
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_a_server_gets_its_own_pages_back_after_its_caches_are_flushed(pair):
     pair.expect(0, pair.store(pair.second, 0))
@@ -115,7 +118,6 @@ def test_a_mistake_in_the_configuration_is_answered_with_the_fix(pair):
         assert pair.first.attach("tent", pair.config)[0] == 200
 
 
-@pytest.mark.timeout(180)
 def test_an_unreachable_directory_means_misses_and_serving_goes_on(pair):
     pair.first.detach()
     try:
