@@ -78,8 +78,8 @@ CONVERSATIONS: dict[str, list[_Turn]] = {
 }
 
 _QUESTION = (
-    "One last thing before I approve the change. Please sum up the rules of this conversation in three sentences that I "
-    "can paste into the review, the most important one first."
+    "One last thing before I approve the change. Please sum up the rules of this conversation in three sentences "
+    "that I can paste into the review, the most important one first."
 )
 _CHAPTERS = ("if", "while", "for", "try")
 _MANUAL_CHARACTERS = 9000

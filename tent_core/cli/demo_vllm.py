@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +23,12 @@ from tent_core.cli.demo_common import generated_model, same_logprobs
 from tent_core.cli.progress import Progress
 from tent_core.cli.table import mega, rate, seconds, table
 from tent_core.cli.vllm_server import BLOCK_TOKENS, VllmServer
-from tent_core.errors import DeadlineExceeded, InvalidArgument
+from tent_core.errors import InvalidArgument
 
 __all__ = ["run"]
 
 _MODEL_SIZE = "demo"
 _NEW_TOKENS = 16
-_STORED_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,9 @@ def _demonstrate(python: str, folder: Path) -> list[Row]:
         first.start(connector={}, extra_config=config)
         second.start(connector={}, extra_config=config)
         with Progress("two vLLM servers") as progress:
-            first.wait_ready(progress=progress.update)
-            second.wait_ready(progress=progress.update)
+            for server in (first, second):
+                # What a line of vLLM's log says comes after its process, level, time and [place].
+                server.wait_ready(progress=lambda line: progress.update(line.rpartition("] ")[2]))
         with Progress("warm-up") as progress:
             for server in (first, second):
                 server.complete("A few words to warm up.", new_tokens=2)
@@ -99,9 +98,10 @@ def _converse(name: str, first: VllmServer, second: VllmServer) -> Row:
     prompt = demo_text.prompt(name, next_turn=True)
     with Progress(f"conversation '{name}'") as progress:
         progress.update("first server computes it")
-        stored = first.metric("vllm:tent_events_total", event="save.stored")
+        stored = first.stored_pages()
         cold = first.complete(demo_text.prompt(name, next_turn=False), new_tokens=_NEW_TOKENS)
-        _wait(lambda: _saved(first) > stored, "the first server to store its pages")
+        # Its local prefix cache has the start of the second conversation: the rest is new.
+        first.wait_stored(stored + 1)
         progress.update("second server recomputes it")
         fresh = second.complete(prompt, new_tokens=_NEW_TOKENS, salt=f"recompute-{name}-{time.time_ns()}")
         progress.update("second server loads it through TENT")
@@ -123,10 +123,6 @@ def _converse(name: str, first: VllmServer, second: VllmServer) -> Row:
     )
 
 
-def _saved(server: VllmServer) -> float:
-    return server.metric("vllm:tent_events_total", event="save.stored")
-
-
 def _loads(server: VllmServer) -> dict[str, float]:
     """What came to a server: tokens by vLLM's own count, bytes and time by the connector's."""
     return {
@@ -134,14 +130,6 @@ def _loads(server: VllmServer) -> dict[str, float]:
         "bytes": server.metric("vllm:tent_bytes_total", direction="load"),
         "microseconds": server.metric("vllm:tent_microseconds_total", direction="load"),
     }
-
-
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _STORED_TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"waited {_STORED_TIMEOUT_S:.0f} s for {what}")
-        time.sleep(0.05)
 
 
 def _report(rows: list[Row]) -> str:
@@ -172,9 +160,9 @@ def _report(rows: list[Row]) -> str:
         for row in rows
     ]
     notes = (
-        "TTFT: time to first token. cold: the first server, which has seen no more of the conversation than the system\n"
-        "prompt of the one before. recomputed, through TENT: the second server, the same prompt without and with what\n"
-        "the first one computed. A page is a block of "
+        "TTFT: time to first token. cold: the first server, which has seen no more of the conversation than the\n"
+        "system prompt of the one before. recomputed, through TENT: the second server, the same prompt without and\n"
+        "with what the first one computed. A page is a block of "
         f"{BLOCK_TOKENS} tokens, all layers."
     )
     return f"\n{table(head, cells)}\n\n{notes}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tent_core.cli.demo_common import ServerProcess
-from tent_core.errors import Internal
+from tent_core.errors import DeadlineExceeded, Internal
 
 __all__ = ["BLOCK_TOKENS", "Answer", "VllmServer"]
 
@@ -117,6 +117,18 @@ class VllmServer(ServerProcess):
     def external_hits(self) -> int:
         """Tokens of prompts that vLLM says came through its connector."""
         return int(self.metric("vllm:external_prefix_cache_hits_total"))
+
+    def stored_pages(self) -> int:
+        """Pages that this server has stored, as far as it has told: it counts when it works."""
+        return int(self.metric("vllm:tent_events_total", event="save.stored"))
+
+    def wait_stored(self, pages: int, timeout: float = 60) -> None:
+        """Returns when the server has stored `pages` pages since it started; keeps it working meanwhile."""
+        deadline = time.monotonic() + timeout
+        while (stored := self.stored_pages()) < pages:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"vLLM stored {stored} of {pages} pages in {timeout:.0f} s")
+            self.complete("Go on.", new_tokens=1)
 
     def reset(self, *, external: bool = False) -> None:
         """Forget the local prefix cache; with `external` clear what the connector stores for this model as well."""
