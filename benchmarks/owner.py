@@ -36,7 +36,7 @@ def main() -> None:
     nbytes, settings = int(sys.argv[1]), json.loads(sys.argv[2])
     with Engine(settings) as engine:
         segment = engine.allocate(nbytes, name=SEGMENT)
-        memoryview(segment.view)[:] = bytes([1]) * nbytes
+        segment.view[:] = 1
         print(base64.b64encode(engine.descriptor()).decode(), flush=True)
         sys.stdin.read()
 

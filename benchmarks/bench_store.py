@@ -1,0 +1,158 @@
+"""``tent bench store``: pages of 1 MiB put into and got from another process, verified, beside memcpy.
+
+The batch figures are beside a plain memcpy of as many bytes. A single put is beside what it cannot do without: one
+memcpy, one page check and one SET of a record, each measured in this run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tent_core import _native
+from tent_core.store import PageStatus, PageStore
+
+from .bench_directory import client, record_bytes
+from .common import Report, interleave
+from .floors import Floors
+
+__all__ = ["main", "measure"]
+
+_PAGE = 1 << 20
+_BATCH = 16
+_OWNER = """
+import json, sys
+from tent_core.store import PageStore
+with PageStore.open(json.loads(sys.argv[1])) as store:
+    print(store.node_name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _owner() -> Iterator[str]:
+    """The process whose memory holds the pages; gives its node name."""
+    settings = json.dumps({"store.capacity": "1GiB", "store.extent": "64MiB"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", _OWNER, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        if not name:
+            raise RuntimeError("the owner's process ended before it was ready; its error is above")
+        yield name
+    finally:
+        process.communicate()
+
+
+class _Pages:
+    """Timed puts and gets of pages of 1 MiB, with keys that were never used before."""
+
+    def __init__(self, store: PageStore, owner: str) -> None:
+        self._store = store
+        self._owner = owner
+        self._namespace = store.namespace({"model": f"bench-{time.time_ns()}"})
+        self._numbers = itertools.count()
+        self.source = np.random.default_rng(1).integers(0, 256, _BATCH * _PAGE, dtype=np.uint8)
+        self.into = np.zeros(_BATCH * _PAGE, dtype=np.uint8)
+        self._segments = [store.register(self.source), store.register(self.into)]
+        self._last: list[bytes] = []
+
+    def close(self) -> None:
+        for segment in self._segments:
+            segment.close()
+
+    def _addresses(self, array: Any, count: int) -> Any:
+        return np.arange(count, dtype=np.uint64) * np.uint64(_PAGE) + np.uint64(array.ctypes.data)
+
+    def put(self, count: int) -> float:
+        """Seconds of one put of ``count`` pages. What the one before it put is removed first, untimed."""
+        if self._last:
+            self._store.remove(self._namespace, self._last)
+        keys = [b"page-%09d" % next(self._numbers) for _ in range(count)]
+        addresses = self._addresses(self.source, count)
+        started = time.perf_counter()
+        status = self._store.put(self._namespace, keys, addresses, _PAGE, node=self._owner)
+        seconds = time.perf_counter() - started
+        _demand(status, PageStatus.STORED)
+        self._last = keys
+        return seconds
+
+    def get(self, count: int) -> float:
+        """Seconds of one get of the ``count`` pages put last, which must then be what was put."""
+        addresses = self._addresses(self.into, count)
+        started = time.perf_counter()
+        status = self._store.get(self._namespace, self._last[:count], addresses, _PAGE)
+        seconds = time.perf_counter() - started
+        _demand(status, PageStatus.HIT)
+        if not np.array_equal(self.into[: count * _PAGE], self.source[: count * _PAGE]):
+            raise RuntimeError("a get returned other bytes than were put")
+        self.into[: count * _PAGE] = 0
+        return seconds
+
+    def published(self) -> None:
+        """Wait until the pages put last can be found in the directory."""
+        deadline = time.monotonic() + 10
+        while not all(status == PageStatus.HIT for status in self._store.exists(self._namespace, self._last)):
+            if time.monotonic() > deadline:
+                raise RuntimeError("pages that were put did not become visible within 10 s")
+
+
+def _demand(status: Any, wanted: PageStatus) -> None:
+    if not all(status == wanted):
+        raise RuntimeError(
+            f"expected {wanted.name} for each page, got {[PageStatus(s).name for s in set(status)]}"
+        )
+
+
+def _parts(pages: _Pages, floors: Floors, server: Any, size: int) -> float:
+    """One memcpy, one page check and one SET: what a single put is made of."""
+    copied = floors.memcpy(_PAGE, 1)
+    started = time.perf_counter()
+    _native.page_check(bytes(16), pages.source.ctypes.data, _PAGE)
+    server.set("bench:one", b"x" * size)
+    return copied + time.perf_counter() - started
+
+
+def measure(quick: bool) -> Report:
+    """Run it; takes seconds."""
+    report = Report("store")
+    pairs = 9 if quick else 40
+    with _owner() as owner, PageStore.open({"store.capacity": 0}) as store, Floors() as floors:
+        pages = _Pages(store, owner)
+        server = client(store.directory.url)
+        try:
+            plain = partial(floors.memcpy, _PAGE, _BATCH)
+            puts = interleave(partial(pages.put, _BATCH), plain, pairs)
+            report.ratios["put_16x1MiB"] = puts.speed
+            report.speeds("put 16 x 1MiB", "memcpy", puts, _BATCH * _PAGE)
+            pages.published()
+            gets = interleave(partial(pages.get, _BATCH), plain, pairs)
+            report.ratios["get_16x1MiB"] = gets.speed
+            report.speeds("get 16 x 1MiB", "memcpy", gets, _BATCH * _PAGE)
+            size = record_bytes(server)
+            single = interleave(partial(pages.put, 1), partial(_parts, pages, floors, server, size), pairs)
+            report.ratios["put_1MiB_single"] = single.time
+            report.figures["single put, and memcpy + check + SET, us"] = [
+                round(sorted(times)[len(times) // 2] * 1e6) for times in (single.ours, single.floor)
+            ]
+            server.delete("bench:one")
+        finally:
+            server.close()
+            pages.close()
+    return report
+
+
+def main(*, quick: bool = False, as_json: bool = False) -> int:
+    measure(quick).show(as_json)
+    return 0
