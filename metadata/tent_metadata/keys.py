@@ -58,7 +58,9 @@ class KeySpace:
         count = len(digests)
         rows = np.empty((count, len(self._template)), dtype=np.uint8)
         rows[:] = self._template
-        digits = np.frombuffer(digests.tobytes().hex().encode(), dtype=np.uint8).reshape(count, 2 * DIGEST_BYTES)
+        digits = np.frombuffer(digests.tobytes().hex().encode(), dtype=np.uint8).reshape(
+            count, 2 * DIGEST_BYTES
+        )
         rows[:, self._tag_at : self._tag_at + 2] = digits[:, :2]
         rows[:, self._digest_at : -2] = digits
         return rows

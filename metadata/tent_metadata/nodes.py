@@ -15,7 +15,7 @@ __all__ = ["Nodes"]
 INCARNATION_BYTES = 16
 _MAX_BLOB = 1 << 20
 _MAX_NODES = 65536
-_LIMIT = 256 << 20
+_LIMIT = 64 << 20
 _NAME = re.compile(r"[^\x00-\x20\x7f]{1,255}")
 
 

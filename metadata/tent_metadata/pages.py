@@ -25,7 +25,7 @@ __all__ = ["Pages"]
 
 _MGET_KEYS = 16384  # keys in one MGET
 _SCRIPT_KEYS = 512  # keys in one script call: Redis serves nobody else meanwhile
-_SPARE_BYTES = 64 << 20  # how much hostile values may add to an answer before it is refused
+_SPARE_BYTES = 16 << 20  # how much hostile values may add to an answer before it is refused
 _MAX_GENERATION = 10**15 - 1
 _PLAIN_TYPES = {bytes, type(None)}
 
@@ -70,6 +70,9 @@ class Pages:
     def _records_in(self, reply: Any, count: int) -> tuple[list[bytes | None] | Refusal | Unreachable, int]:
         """One MGET's answer, checked: the records, and the generation that came first."""
         core = self._core
+        if type(reply) is Refusal and reply.kind == "try_again":  # a bucket on its way to another shard
+            core.counters.count("shard_misses", reply.kind, count)
+            return [None] * count, 0
         if is_fault(reply):
             return reply, 0
         if type(reply) is not list or len(reply) != count + 1:
@@ -152,7 +155,7 @@ class Pages:
         nothing: list[bool | bytes] = [False] * count
         if is_fault(reply):
             core.counters.count("not_published", reply.kind, count)
-            return nothing, reply
+            return nothing, None if reply.kind == "try_again" else reply
         if type(reply) is not list or not reply or type(reply[0]) is not int:
             core.counters.count("garbage", "reply")
             return nothing, Unreachable("nonsense in its answer", "garbage")

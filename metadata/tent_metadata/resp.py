@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 from tent_metadata.faults import Garbage, Refusal
@@ -15,9 +16,14 @@ try:
 except ImportError:  # optional: extra "fast"
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ["NOT_YET", "Parser", "Reader", "bulk", "command", "make_reader"]
+__all__ = ["HEADER_BYTES", "NOT_YET", "Parser", "Reader", "bulk", "command", "make_reader", "may_be_huge"]
 
 NOT_YET: Any = object()
+# hiredis makes a list as long as a header says before it has seen one element: a header of 2**31 would hold the
+# interpreter up for half a minute. No answer of ours is that long; what may be such a header goes to `Parser`.
+_HUGE = re.compile(rb"\r\n[*>~][+-]?\d{6}")
+HEADER_BYTES = 11  # a header cut in two by a read is found by looking at so many bytes of the piece before
+_MAX_ITEMS = 100_000
 _MAX_DEPTH = 4
 _MAX_LINE = 65536
 
@@ -47,12 +53,18 @@ def make_reader() -> Reader:
     return Parser()
 
 
+def may_be_huge(data: bytes) -> bool:
+    """Whether these bytes, with the line end before them, could hold a header that hiredis must not be shown."""
+    return _HUGE.search(data) is not None
+
+
 class Parser:
     """RESP2 in Python. An incomplete reply is parsed again from its start when more bytes are there."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._need = 0
+        self._items = 0
 
     def feed(self, data: bytes, /) -> None:
         self._data += data
@@ -60,6 +72,7 @@ class Parser:
     def gets(self) -> Any:
         if len(self._data) < self._need:
             return NOT_YET
+        self._items = 0
         reply, end = self._parse(0, 0)
         if reply is NOT_YET:
             return NOT_YET
@@ -68,6 +81,9 @@ class Parser:
         return reply
 
     def _parse(self, at: int, depth: int) -> tuple[Any, int]:
+        self._items += 1
+        if self._items > _MAX_ITEMS:
+            raise Garbage(f"more than {_MAX_ITEMS} values in one reply")
         line_end = self._data.find(b"\r\n", at)
         if line_end < 0:
             if len(self._data) - at > _MAX_LINE:

@@ -104,6 +104,7 @@ class Connection:
         self._socket: socket.socket = self._redis._sock
         self._plain = settings.tls is None
         self.used = False
+        self.spoilt = False  # its reader stopped in the middle of something
         try:
             self._greet(settings, deadline)
         except BaseException:
@@ -143,7 +144,7 @@ class Connection:
     def receive(self, count: int, deadline: float, limit: int) -> list[Any]:
         """The next ``count`` replies. More than ``limit`` bytes for them are `Garbage`."""
         replies: list[Any] = []
-        reader, taken = self._reader, 0
+        reader, pieces, taken, tail = self._reader, [], 0, b"\r\n"
         while True:
             while len(replies) < count:
                 reply = reader.gets()
@@ -159,7 +160,11 @@ class Connection:
             taken += len(data)
             if taken > limit:
                 raise Garbage(f"more than {limit} bytes in one answer")
+            pieces.append(data)
+            if not self.spoilt and resp.may_be_huge(tail + data):
+                self.spoilt, reader, replies, data = True, resp.Parser(), [], b"".join(pieces)
             reader.feed(data)
+            tail = data[-resp.HEADER_BYTES :]
 
     def close(self) -> None:
         self._redis.disconnect()
@@ -214,7 +219,7 @@ class Server:
 
     def give_back(self, connection: Connection) -> None:
         connection.used = True
-        if self._closed or len(self._idle) >= _KEPT_IDLE:
+        if self._closed or connection.spoilt or len(self._idle) >= _KEPT_IDLE:
             connection.close()
         else:
             self._idle.append(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,7 +21,6 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-
 from tent_metadata import Directory, open_directory
 from tent_metadata.embedded import binary
 
@@ -64,7 +64,9 @@ def server_binaries() -> list[str]:
 class RedisServer:
     """One server process. ``options``: lines of its configuration."""
 
-    def __init__(self, folder: Path, binary_path: str, *options: str, port: int = 0, sentinel: bool = False) -> None:
+    def __init__(
+        self, folder: Path, binary_path: str, *options: str, port: int = 0, sentinel: bool = False
+    ) -> None:
         self.folder = folder
         self.port = port
         self.socket = str(folder / "s")
@@ -252,3 +254,20 @@ def eventually() -> Callable[..., Any]:
 @pytest.fixture
 def all_servers() -> list[str]:
     return server_binaries()
+
+
+@pytest.fixture
+def settings() -> type[Settings]:
+    return Settings
+
+
+@pytest.fixture
+def tcp_port() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture
+def access_list() -> str:
+    """The rights that docs/directory.md tells an administrator to give."""
+    text = (Path(__file__).parents[2] / "docs" / "directory.md").read_text()
+    return re.search(r"ACL SETUSER tent on >PASSWORD ~tent:CLUSTER:\* (.*)", text).group(1)  # type: ignore[union-attr]

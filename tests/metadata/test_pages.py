@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tent_metadata import Directory
 
 from tent_core.errors import InvalidArgument
-from tent_metadata import Directory
 
 NAMESPACE = bytes(range(16))
 KINDS = ("standalone", "cluster")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tent_metadata import resp
 from tent_metadata.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_LIMIT_S, Breaker
 from tent_metadata.cluster import slot_of_bucket
@@ -74,7 +73,9 @@ def test_hostile_bytes_end_in_garbage_or_waiting_as_in_hiredis(data: bytes) -> N
             pass
 
 
-@pytest.mark.parametrize("data", [b"!x\r\n", b"$x\r\n", b"*9x\r\n", b"$3\r\nabcde", b":1.5\r\n", b"x" * 70000])
+@pytest.mark.parametrize(
+    "data", [b"!x\r\n", b"$x\r\n", b"*9x\r\n", b"$3\r\nabcde", b":1.5\r\n", b"x" * 70000]
+)
 def test_what_is_no_reply_is_garbage(data: bytes) -> None:
     parser = resp.Parser()
     parser.feed(data)

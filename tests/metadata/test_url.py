@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tent_core.errors import ConfigError
 from tent_metadata import redacted
 from tent_metadata.url import Endpoint, parse_url
+
+from tent_core.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,8 @@ from tent_metadata.url import Endpoint, parse_url
         ("rediss://h?ssl_cert_reqs=none", "standalone", [Endpoint("h", 6379)], {"tls": {"ssl_cert_reqs": "none"}}),
         ("redis://h:1?cluster=1", "cluster", [Endpoint("h", 1)], {"tls": None}),
         ("redis+cluster://a:1,b:2,[::1]", "cluster", [Endpoint("a", 1), Endpoint("b", 2), Endpoint("::1", 6379)], {}),
-        ("redis+sentinel://a,b:2/mine/4", "sentinel", [Endpoint("a", 26379), Endpoint("b", 2)], {"service": "mine", "db": 4}),
+        ("redis+sentinel://a,b:2/mine/4", "sentinel", [Endpoint("a", 26379), Endpoint("b", 2)],
+         {"service": "mine", "db": 4}),
         ("rediss+sentinel://:x@a/m?sentinel_password=y", "sentinel", [Endpoint("a", 26379)],
          {"password": "x", "sentinel_password": "y", "tls": {}}),
         ("embedded:///run/user/1000/tent", "embedded", [Endpoint(path="/run/user/1000/tent")], {}),
