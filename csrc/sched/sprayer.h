@@ -148,6 +148,8 @@ class Sprayer {
     LinkView view(LinkId link) const;
     size_t flows() const;
     uint64_t outstanding() const;  // attempts
+    // Whether every sum agrees (invariant 9). Walks everything: for tests and debugging.
+    bool accounts_balance() const;
 
   private:
     struct Impl;

@@ -1,0 +1,217 @@
+// Late binding: which link takes which slice, when. A link with room takes a slice only if it would finish it by the
+// time at which everything up to that flow would end if it flowed over all usable rails at once.
+#include "sched/core.h"
+
+namespace tent::sched {
+
+namespace {
+// Flows looked at in one queue: behind a flow that no link with room may take, later ones are served meanwhile.
+constexpr int kLookAhead = 16;
+// The share of the time left that one slice may take.
+constexpr uint64_t kFraction = 4;
+// No slice takes longer than this, so that what matters more never waits long behind it.
+constexpr Nanos kLongestSlice = 10 * kMillisecond;
+// A flow that nothing was posted of for so long is served once, whatever its class.
+constexpr Nanos kStarving = 50 * kMillisecond;
+}  // namespace
+
+bool Core::next(Action& action) {
+    if (now_ >= next_wakeup()) tick();
+    while (!actions_.empty()) {
+        action = actions_.pop();
+        // An attempt may have ended between the decision to revoke it and now.
+        if (action.kind == Action::Kind::revoke && attempt_slots_.find(action.attempt) == kNoId) continue;
+        return true;
+    }
+    return dirty_ && bind(action);
+}
+
+bool Core::bind(Action& action) {
+    refresh_all();
+    if (bind_starved(action)) return true;
+    for (int c = 0; c < kPriorities; ++c) {
+        auto& turn = turn_[static_cast<size_t>(c)];
+        auto peers = static_cast<uint32_t>(peers_.size());
+        for (uint32_t n = 0; n < peers; ++n) {
+            uint32_t peer = (turn + n) % peers;
+            if (!bind_peer(peer, c, action)) continue;
+            turn = (peer + 1) % peers;  // peers take turns
+            return true;
+        }
+    }
+    dirty_ = false;
+    return false;
+}
+
+// Ageing: the head of a lower class gets a slice now and then, however much there is above it.
+bool Core::bind_starved(Action& action) {
+    for (int c = 1; c < kPriorities; ++c) {
+        for (uint32_t peer = 0; peer < peers_.size(); ++peer) {
+            const Peer& p = peers_[peer];
+            const Queue& q = p.queues[static_cast<size_t>(c)];
+            if (q.first == kNoId || now_ - flow_pool_[q.first].last_served < kStarving) continue;
+            if (p.backlog(c - 1) != 0 && bind_peer(peer, c, action)) return true;
+        }
+    }
+    return false;
+}
+
+bool Core::bind_peer(uint32_t peer, int priority, Action& action) {
+    const Peer& p = peers_[peer];
+    const Queue& q = p.queues[static_cast<size_t>(priority)];
+    if (q.first == kNoId || !any_room(p, priority)) return false;
+    uint64_t backlog = p.backlog(priority) - q.unbound;
+    uint32_t slot = q.first;
+    for (int looked = 0; slot != kNoId && looked < kLookAhead; ++looked) {
+        const Flow& f = flow_pool_[slot];
+        backlog += f.unbound();
+        const Capacity* c = capacity_for(p, f);
+        if (c != nullptr) {
+            Choice choice = choose(p, f, *c, ends_in(p, *c, priority, backlog));
+            if (choice.link != kNoId) {
+                post(slot, choice, action);
+                return true;
+            }
+        }
+        slot = f.next;
+    }
+    return false;
+}
+
+// Cheap test before flows are looked at: could any link take the smallest slice?
+bool Core::any_room(const Peer& p, int priority) const {
+    return std::any_of(p.usable.begin(), p.usable.end(),
+                       [&](LinkId id) { return has_room(links_[id], priority, settings_.slice_max); });
+}
+
+// The bandwidth-delay product: what must be in flight for the link never to run dry.
+uint64_t Core::pipe_of(const Link& l) const { return bytes_in(l.latency.get(), l.rate); }
+
+bool Core::load_has_room(const InFlight& load, int priority, uint64_t want, uint64_t pipe) const {
+    // Bulk keeps one slice fewer beyond the pipe, so that interactive work waits behind one at most.
+    uint64_t window = settings_.window_slices;
+    if (priority == static_cast<int>(Priority::bulk) && window > 1) --window;
+    if (load.attempts_to(priority) < window) return true;
+    return load.bytes_to(priority) + want <= pipe + window * want;
+}
+
+bool Core::has_room(const Link& l, int priority, uint64_t want) const {
+    if (l.spec.max_attempts != 0 && l.outstanding.attempts >= l.spec.max_attempts) return false;
+    uint64_t pipe = pipe_of(l);
+    if (!load_has_room(l.load, priority, want, pipe)) return false;
+    return load_has_room(rails_[l.spec.local].load, priority, want, pipe) &&
+           load_has_room(rails_[l.spec.remote].load, priority, want, pipe);
+}
+
+bool Core::allowed(const Flow& f, LinkId link) const {
+    return f.spec.allowed.empty() || std::binary_search(f.spec.allowed.begin(), f.spec.allowed.end(), link);
+}
+
+// The links that may carry a flow: those of the best tier that has one it is allowed on.
+const Capacity* Core::capacity_for(const Peer& p, const Flow& f) const {
+    if (p.capacities.empty()) return nullptr;
+    if (f.spec.allowed.empty()) return &p.capacities.front();
+    for (LinkId id : p.usable) {
+        if (!allowed(f, id)) continue;
+        for (const Capacity& c : p.capacities) {
+            if (c.tier == links_[id].spec.tier) return &c;
+        }
+    }
+    return nullptr;
+}
+
+// T - now: when `backlog` bytes of this peer, and what other peers send over the same rails meanwhile, would have
+// flowed over all of them at once. Peers take turns, so no other one counts for more than this one.
+Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const {
+    const Group& g = groups_[p.group];
+    uint64_t everyone = 0, peers = 0;
+    for (int i = 0; i <= priority; ++i) {
+        everyone += g.unfinished[static_cast<size_t>(i)];
+        peers = std::max<uint64_t>(peers, g.active[static_cast<size_t>(i)]);
+    }
+    uint64_t own = p.backlog(priority);
+    uint64_t others = everyone > own && peers > 1 ? std::min(everyone - own, mul_div(backlog, peers - 1, 1)) : 0;
+    Nanos t = time_of(backlog, c.rate);
+    if (others != 0) t = std::max(t, time_of(backlog + others, std::max<uint64_t>(g.rate, 1)));
+    return add_time(c.latency, t);
+}
+
+// When the link's rails have carried what they hold and `extra` more.
+Nanos Core::wait_of(const Link& l, uint64_t extra) const {
+    const Rail& a = rails_[l.spec.local];
+    const Rail& b = rails_[l.spec.remote];
+    uint64_t ahead = std::max({a.load.all(), b.load.all(), l.load.all()});
+    // What has flowed since the last sign of it; never more than half, until it shows.
+    uint64_t flowed = std::min(ahead / 2, bytes_in(now_ - std::max(a.last_delivery, b.last_delivery), l.rate));
+    return time_of(ahead - flowed + extra, l.rate);
+}
+
+uint64_t Core::slice_for(const Link& l, const Flow& f, Nanos left, bool single) const {
+    Span span = next_span(f);
+    uint64_t available = span.end - span.begin;
+    uint64_t most = std::min(settings_.slice_max, std::max(settings_.slice_min, bytes_in(kLongestSlice, l.rate)));
+    if (l.ramp != 0) most = std::min(most, l.ramp);
+    // A small flow goes at once, in one piece.
+    if (f.spec.bytes <= 2 * settings_.slice_min) return available;
+    uint64_t want;
+    if (single) {
+        want = (f.spec.bytes + 1) / 2;  // nothing to balance: two, so that one is always on its way
+    } else {
+        want = bytes_in(left, l.rate) / kFraction;
+    }
+    want = std::clamp(want, std::min(settings_.slice_min, most), most);
+    constexpr uint64_t kGrain = 4096;
+    if (want > kGrain) want -= want % kGrain;
+    if (available <= want + settings_.slice_min / 4) want = available;  // no crumbs
+    return std::max<uint64_t>(1, std::min(want, available));
+}
+
+Core::Choice Core::choose(const Peer& p, const Flow& f, const Capacity& c, Nanos ends) const {
+    size_t links = 0;
+    for (LinkId id : p.usable) links += links_[id].spec.tier == c.tier && allowed(f, id) ? 1 : 0;
+    Choice best, chosen;  // the best of all, with room or not; the best of those that may take a slice
+    Nanos best_finish = kNever, chosen_finish = kNever;
+    uint64_t probe = std::min(settings_.slice_min, f.unbound());
+    bool best_has_room = false;
+    for (LinkId id : p.usable) {
+        const Link& l = links_[id];
+        if (l.spec.tier != c.tier || !allowed(f, id)) continue;
+        uint64_t want = slice_for(l, f, ends - l.latency.get(), links == 1);
+        bool room = has_room(l, f.priority(), want);
+        Nanos finish = finish_in(l, probe);
+        if (finish < best_finish) {
+            best_finish = finish;
+            best = {id, want, 0};
+            best_has_room = room;
+        }
+        if (!room || finish >= chosen_finish) continue;
+        Nanos whole = finish_in(l, want);
+        if (whole > ends) continue;
+        chosen = {id, want, whole};
+        chosen_finish = finish;
+    }
+    if (chosen.link != kNoId) return chosen;
+    if (!best_has_room) return {};
+    best.finish = finish_in(links_[best.link], best.want);
+    return best;
+}
+
+Nanos Core::predict(PeerId id, uint64_t bytes, Priority priority) {
+    auto it = peer_slots_.find(id);
+    if (it == peer_slots_.end()) return kNever;
+    refresh_all();
+    const Peer& p = peers_[it->second];
+    if (p.capacities.empty()) return kNever;
+    const Capacity& c = p.capacities.front();
+    int level = static_cast<int>(priority);
+    Nanos together = ends_in(p, c, level, p.backlog(level) + bytes);
+    if (bytes > 2 * settings_.slice_min) return together;
+    // A small flow takes one link: the best of them.
+    Nanos alone = kNever;
+    for (LinkId link : p.usable) {
+        if (links_[link].spec.tier == c.tier) alone = std::min(alone, finish_in(links_[link], bytes));
+    }
+    return std::max(together, alone);
+}
+
+}  // namespace tent::sched

@@ -1,0 +1,123 @@
+#include "sched/model.h"
+
+#include <algorithm>
+
+#include "sched/math.h"
+
+namespace tent::sched {
+
+namespace {
+// Below this part of the belief a sample is a slow-down, not noise.
+constexpr bool is_low(uint64_t sample, uint64_t rate) { return sample < mul_div(rate, 7, 10); }
+// Shorter than this, the jitter of a loop is larger than what is measured.
+constexpr Nanos kWeakSpan = 2 * kMillisecond;
+constexpr uint64_t kWeakBytes = 128 << 10;
+}  // namespace
+
+void RateModel::start(uint64_t prior, bool known) {
+    *this = RateModel{};
+    rate_ = peak_ = std::max<uint64_t>(prior, 1);
+    known_ = proven_ = known;
+}
+
+void RateModel::busy(Nanos now) {
+    busy_since_ = now;
+    busy_bytes_ = bytes_ = 0;
+    pieces_ = 0;
+    open_ = sampled_ = false;
+}
+
+RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nanos latency) {
+    Verdict verdict = Verdict::nothing;
+    busy_bytes_ += bytes;
+    if (!open_) {
+        if (busy_bytes_ >= kSkip) {
+            open_ = true;
+            opened_ = now;
+            bytes_ = 0;
+            pieces_ = 0;
+        }
+    } else {
+        bytes_ += bytes;
+        ++pieces_;
+        bool enough = pieces_ >= 2 && bytes_ >= kEnough;
+        if (enough && (now - opened_ >= kSpan || (!more && !sampled_))) {
+            verdict = take(rate_of(bytes_, now - opened_), now);
+            sampled_ = true;
+            opened_ = now;
+            bytes_ = 0;
+            pieces_ = 0;
+        }
+    }
+    if (!more) {
+        if (!sampled_ && verdict == Verdict::nothing) verdict = weak(now, latency);
+        open_ = false;
+    }
+    return verdict;
+}
+
+RateModel::Verdict RateModel::take(uint64_t sample, Nanos now) {
+    last_ = sample;
+    last_sample_at_ = now;
+    // How far the period's beginning ran ahead of the rate that it settled at.
+    uint64_t line = bytes_in(now - busy_since_, sample);
+    burst_ = busy_bytes_ > line ? busy_bytes_ - line : 0;
+    if (!proven_ || known_) {  // measured for the first time
+        known_ = false;
+        proven_ = true;
+        filled_ = at_ = 0;
+        window_.fill(0);
+        rate_ = peak_ = sample;
+        window_[0] = sample;
+        filled_ = at_ = 1;
+        return Verdict::sample;
+    }
+    window_[at_] = sample;
+    at_ = (at_ + 1) % static_cast<uint32_t>(window_.size());
+    filled_ = std::min<uint32_t>(filled_ + 1, static_cast<uint32_t>(window_.size()));
+    bool low = is_low(sample, rate_);
+    low_streak_ = low ? low_streak_ + 1 : 0;
+    rate_ = *std::max_element(window_.begin(), window_.end());
+    peak_ = std::max(peak_, rate_);
+    return low ? Verdict::low : Verdict::sample;
+}
+
+// A busy period too short for a sample says one thing: that it was slow.
+RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
+    Nanos span = now - busy_since_ - latency;
+    if (span < kWeakSpan || busy_bytes_ < kWeakBytes) return Verdict::nothing;
+    uint64_t sample = rate_of(busy_bytes_, span);
+    if (!is_low(sample, rate_)) {
+        low_streak_ = 0;
+        return Verdict::nothing;
+    }
+    last_ = sample;
+    ++low_streak_;
+    return Verdict::low;
+}
+
+bool RateModel::believe_low() {
+    if (low_streak_ < 2) return false;
+    window_.fill(0);
+    window_[0] = rate_ = std::max<uint64_t>(last_, 1);
+    filled_ = at_ = 1;
+    low_streak_ = 0;
+    return true;
+}
+
+uint64_t RateModel::rate(Nanos now) const {
+    if (rate_ >= peak_) return rate_;
+    Nanos quiet = now - last_sample_at_;
+    if (quiet < kSecond) return rate_;
+    auto doublings = static_cast<unsigned>(std::min<Nanos>(quiet / kSecond, 20));
+    return std::min(peak_, std::max(rate_, mul_div(rate_, uint64_t{1} << doublings, 1)));
+}
+
+void LatencyModel::sample(Nanos value) {
+    window_[at_] = std::max<Nanos>(value, 0);
+    at_ = (at_ + 1) % static_cast<uint32_t>(window_.size());
+    filled_ = std::min<uint32_t>(filled_ + 1, static_cast<uint32_t>(window_.size()));
+    best_ = *std::min_element(window_.begin(), window_.begin() + filled_);
+}
+
+}  // namespace tent::sched
