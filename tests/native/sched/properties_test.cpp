@@ -30,6 +30,7 @@ void random_life(World& w, uint64_t seed) {
     size_t locals = r.between(1, 4), remotes = r.between(1, 4), peers = r.between(1, 2);
     std::vector<RailId> local;
     std::vector<LinkId> links;
+    std::vector<std::vector<LinkId>> of_peer(peers);
     auto rate = [&] { return r.between(1, 40) * 50'000'000; };
     for (size_t i = 0; i < locals; ++i) local.push_back(w.rail(rate(), r.chance(50)));
     for (PeerId p = 0; p < peers; ++p) {
@@ -39,10 +40,14 @@ void random_life(World& w, uint64_t seed) {
                 if (i != j && r.chance(50)) continue;
                 links.push_back(w.link(local[i], remote, static_cast<Nanos>(r.between(1, 200)) * kMicrosecond, p,
                                        r.chance(10) ? 2 : 1, r.chance(20) ? 3 : 0));
+                of_peer[p].push_back(links.back());
             }
         }
     }
-    if (links.empty()) links.push_back(w.link(local[0], w.rail(rate()), kMicrosecond));
+    for (PeerId p = 0; p < peers; ++p) {  // nobody is out of reach for ever
+        links.push_back(w.link(local[0], w.rail(rate()), kMicrosecond, p));
+        of_peer[p].push_back(links.back());
+    }
     w.reports_progress = r.chance(50);
     std::vector<FlowId> ids;
     for (uint64_t n = r.between(5, 40); n > 0; --n) {
@@ -71,10 +76,12 @@ void random_life(World& w, uint64_t seed) {
             default: {
                 Nanos deadline = r.chance(20) ? w.now + static_cast<Nanos>(r.below(20)) * kMillisecond : kNever;
                 uint64_t bytes = r.chance(50) ? r.below(200'000) : r.below(24 << 20);
+                auto peer = static_cast<PeerId>(r.below(peers));
+                const auto& reach = of_peer[peer];
                 std::vector<LinkId> allowed;
-                if (r.chance(20)) allowed = {links[r.below(links.size())], links[r.below(links.size())]};
-                ids.push_back(w.flow(bytes, static_cast<Priority>(r.below(3)), deadline,
-                                     static_cast<PeerId>(r.below(peers)), r.chance(50) ? &kLeaves : nullptr, allowed));
+                if (r.chance(20)) allowed = {reach[r.below(reach.size())], reach[r.below(reach.size())]};
+                ids.push_back(w.flow(bytes, static_cast<Priority>(r.below(3)), deadline, peer,
+                                     r.chance(50) ? &kLeaves : nullptr, allowed));
             }
         }
         for (uint64_t steps = r.below(30); steps > 0 && w.step(); --steps) {
