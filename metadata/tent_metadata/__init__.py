@@ -8,7 +8,7 @@ docs/directory.md for keys, record life, access lists and the forms of ``directo
 """
 
 from tent_metadata.directory import Directory, DirectorySettings, open_directory
-from tent_metadata.embedded import embedded_secret
+from tent_metadata.embedded import embedded_secret, plain_url
 from tent_metadata.url import redacted
 
-__all__ = ["Directory", "DirectorySettings", "embedded_secret", "open_directory", "redacted"]
+__all__ = ["Directory", "DirectorySettings", "embedded_secret", "open_directory", "plain_url", "redacted"]

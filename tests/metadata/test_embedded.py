@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tent_metadata import embedded_secret, open_directory
+import redis
+from tent_metadata import embedded_secret, open_directory, plain_url
 from tent_metadata.embedded import binary, member
 
 from tent_core.errors import ConfigError, DirectoryUnavailable
@@ -143,11 +144,13 @@ def test_processes_share_it_and_the_last_one_ends_it(
 
 
 def test_it_is_private(settings: Any, embedded_folder: str, gone: Callable[[], None]) -> None:
-    with open_directory(settings(embedded_dir=embedded_folder), cluster_id="test"):
+    with open_directory(settings(embedded_dir=embedded_folder), cluster_id="test") as directory:
         folder = Path(embedded_folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in folder.iterdir()}
         assert set(modes.values()) == {0}
+        with redis.Redis.from_url(plain_url(directory.url)) as tool:
+            assert tool.ping(), "who may read the folder may look inside"
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(20)
             sock.connect(f"{embedded_folder}/redis.sock")

@@ -7,11 +7,13 @@ that uses it is gone, however that process ended. `member` says how they agree o
 from __future__ import annotations
 
 from typing import Protocol
+from urllib.parse import quote
 
+from tent_metadata.embedded import watchdog
 from tent_metadata.embedded.member import Membership, join
 from tent_metadata.url import parse_url
 
-__all__ = ["Membership", "embedded_secret", "join"]
+__all__ = ["Membership", "embedded_secret", "join", "plain_url"]
 
 
 class _Where(Protocol):
@@ -34,3 +36,14 @@ def embedded_secret(config: _Where) -> str:
             return ""
         folder = address.endpoints[0].path
     return join(folder, keep=True).secret()
+
+
+def plain_url(url: str) -> str:
+    """A directory's URL as redis-py itself takes it, password included, for tools that look at the server directly.
+
+    ``url``: a directory's ``url``; the embedded directory must be running. A cluster's or sentinel's stays as it is.
+    """
+    if not url.startswith("embedded://"):
+        return url
+    folder = parse_url(url).endpoints[0].path
+    return f"unix://:{watchdog.read_secret(folder)}@{quote(folder)}/{watchdog.SOCKET}"
