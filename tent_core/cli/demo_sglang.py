@@ -68,13 +68,18 @@ def _demonstrate(python: str, folder: Path) -> list[Row]:
         first.start(extra_config=config)
         second.start(extra_config=config)
         with Progress("two SGLang servers") as progress:
-            first.wait_ready(progress=progress.update)
-            second.wait_ready(progress=progress.update)
+            for server in (first, second):
+                server.wait_ready(progress=lambda line: progress.update(_stage(line)))
         with Progress("warm-up"):
             for server in (first, second):
                 server.generate("A few words to warm up.", new_tokens=2)
         page_bytes = _page_bytes(model)
         return [_converse(name, first, second, page_bytes) for name in demo_text.CONVERSATIONS]
+
+
+def _stage(line: str) -> str:
+    """What a line of SGLang's log says, without its date; warnings of its libraries say nothing here."""
+    return line.partition("] ")[2] if line.startswith("[") else "importing"
 
 
 def _converse(name: str, first: SglangServer, second: SglangServer, page_bytes: int) -> Row:
