@@ -426,6 +426,13 @@ Counters Engine::counters() {
     return counters_;
 }
 
+std::vector<transport::Capabilities> Engine::capabilities() const {
+    std::vector<transport::Capabilities> all;
+    if (settings_.shm) all.push_back(transport::shm::ShmChannel::stated());
+    if (settings_.tcp) all.push_back(transport::tcp::TcpChannel::stated());
+    return all;
+}
+
 std::vector<LinkRow> Engine::links() {
     static constexpr const char* kStates[] = {"down", "up", "suspect", "probation"};
     std::vector<LinkRow> rows;

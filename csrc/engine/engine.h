@@ -94,6 +94,8 @@ class Engine final : public transport::Sink {
     bool take_notifications(std::vector<std::pair<std::string, Bytes>>& out, Nanos timeout);
     Counters counters();
     std::vector<LinkRow> links();
+    // What the transports that are enabled state of themselves.
+    std::vector<transport::Capabilities> capabilities() const;
     transport::shm::Copier& copier() { return *copier_; }
 
     // ---- for peers and sessions, loop token held ----
@@ -135,6 +137,7 @@ class Engine final : public transport::Sink {
     std::shared_ptr<Transfer> make_transfer(const Intent& intent) const;
     Status admit(Transfer& transfer, const Intent& intent);
     bool run_inline(std::unique_lock<std::mutex>& token, Transfer& transfer);
+    bool segments_known(Transfer& transfer);
     void schedule(const std::shared_ptr<Transfer>& transfer, Nanos now);
 
     // loop.cpp

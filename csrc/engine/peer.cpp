@@ -384,6 +384,10 @@ void Peer::dial_links(Nanos now) {
     }
 }
 
+bool Peer::exposes(SegmentId segment) const {
+    return std::any_of(segments_.begin(), segments_.end(), [&](const auto& s) { return s.id == segment; });
+}
+
 std::vector<LinkId> Peer::links_for(const Transfer& t, Status& hopeless) {
     std::vector<LinkId> found;
     if (state_ == PeerState::dead) {

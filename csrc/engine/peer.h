@@ -63,6 +63,7 @@ class Peer final : public transport::Session, public transport::StreamHandler,
     uint32_t index() const { return index_; }
     const Descriptor& descriptor() const { return descriptor_; }
     const std::vector<proto::SegmentInfo>& segments() const { return segments_; }
+    bool exposes(SegmentId segment) const;
     std::vector<Link>& links() { return links_; }
     transport::shm::ShmChannel* shm() { return shm_.get(); }
     bool quiet() const;

@@ -164,7 +164,38 @@ bool Engine::run_inline(std::unique_lock<std::mutex>& token, Transfer& t) {
     return true;
 }
 
+// Ranges in segments that the owner does not expose (any more) fail. False: it has to be asked first.
+bool Engine::segments_known(Transfer& t) {
+    Peer& peer = *t.peer_;
+    auto unknown = [&](SegmentId id) { return !peer.exposes(id); };
+    if (std::none_of(t.segment_.begin(), t.segment_.end(), unknown)) return true;
+    if (!t.asked_segments_ && !peer.dead()) {
+        t.asked_segments_ = true;
+        peer.request_segments();
+        return false;
+    }
+    if (!peer.segments_fresh() && !peer.dead()) return false;
+    for (uint32_t i = 0; i < t.ranges(); ++i) {
+        SegmentId id = t.segment_.size() == 1 ? t.segment_[0] : t.segment_[i];
+        if (unknown(id)) {
+            t.fail_range(i, {Code::segment_gone, "node '" + peer.descriptor().name + "' exposes no segment " +
+                                                     std::to_string(id) + " to us"});
+        }
+    }
+    return true;
+}
+
 void Engine::schedule(const std::shared_ptr<Transfer>& t, Nanos now) {
+    if (!segments_known(*t)) {
+        waiting_.push_back(t);
+        wake_at(t->deadline_);
+        return;
+    }
+    if (t->errors_.size() == t->ranges()) {
+        finish(t, t->errors_.front().status, RangeState::failed);
+        release(t);
+        return;
+    }
     Status hopeless;
     std::vector<LinkId> links = t->peer_->links_for(*t, hopeless);
     if (!hopeless.ok()) {

@@ -99,6 +99,7 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     Bytes notify_;
     bool has_notify_ = false;
     bool in_sprayer_ = false;
+    bool asked_segments_ = false;       // the owner was asked whether it exposes a segment that we do not know
     bool fail_when_released_ = false;   // a write whose peer is lost: its failure is reported when it is final
     Status result_;
     std::atomic<bool> done_{false}, released_{false};

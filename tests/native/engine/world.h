@@ -1,0 +1,82 @@
+// Two engines in one process, over shared memory or TCP: enough to run the whole engine under a sanitizer.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <numeric>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace tent::test {
+
+using engine::Engine;
+using engine::Intent;
+using engine::Peer;
+using engine::Segment;
+using engine::Transfer;
+
+inline std::unique_ptr<Engine> make_engine(const std::string& name, bool shm, std::vector<std::string> bind = {}) {
+    engine::Settings s;
+    s.name = name;
+    s.secret = "native tests";
+    s.shm = shm;
+    s.bind = bind.empty() ? std::vector<std::string>{"127.0.0.1"} : std::move(bind);
+    s.lease = kSecond;
+    auto e = Engine::create(s);
+    REQUIRE_MESSAGE(e.ok(), e.status().text());
+    return std::move(*e);
+}
+
+inline void fill(uint8_t* at, uint64_t bytes, uint64_t seed) {
+    uint64_t x = seed * 0x9e3779b97f4a7c15ull + 1;
+    for (uint64_t i = 0; i < bytes; ++i) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        at[i] = static_cast<uint8_t>(x);
+    }
+}
+
+// An owner with one exposed segment and an initiator with one private buffer.
+struct World {
+    World(bool shm, bool region, uint64_t bytes, std::vector<std::string> bind = {})
+        : owner(make_engine("owner", shm, bind)), initiator(make_engine("initiator", shm, bind)), memory(bytes), other(bytes) {
+        auto s = region ? owner->add(other.data(), bytes, "data", Rights::read_write, true)
+                        : owner->allocate(bytes, 0, "data", Rights::read_write);
+        REQUIRE_MESSAGE(s.ok(), s.status().text());
+        theirs = *s;
+        auto l = initiator->add(memory.data(), bytes, "local", Rights::none, true);
+        REQUIRE_MESSAGE(l.ok(), l.status().text());
+        ours = *l;
+        auto p = initiator->connect(owner->descriptor(), 5 * kSecond);
+        REQUIRE_MESSAGE(p.ok(), p.status().text());
+        peer = *p;
+    }
+
+    Result<std::shared_ptr<Transfer>> submit(Op op, std::vector<uint64_t> at, std::vector<uint64_t> offset,
+                                             std::vector<uint64_t> length) {
+        for (uint64_t& a : at) a += reinterpret_cast<uint64_t>(memory.data());
+        uint32_t id = theirs->id;
+        Intent in;
+        in.op = op;
+        in.peer = peer;
+        in.local = at;
+        in.segment = std::span<const uint32_t>(&id, 1);
+        in.offset = offset;
+        in.length = length;
+        return initiator->submit(in, true);
+    }
+
+    Status run(Op op, std::vector<uint64_t> at, std::vector<uint64_t> offset, std::vector<uint64_t> length) {
+        auto t = submit(op, std::move(at), std::move(offset), std::move(length));
+        if (!t.ok()) return t.status();
+        if (!initiator->wait(**t, 20 * kSecond)) return {Code::deadline, "hung"};
+        return (*t)->result();
+    }
+
+    std::unique_ptr<Engine> owner, initiator;
+    std::vector<uint8_t> memory, other;
+    std::shared_ptr<Segment> theirs, ours;
+    std::shared_ptr<Peer> peer;
+};
+
+}  // namespace tent::test
