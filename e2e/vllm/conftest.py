@@ -1,0 +1,177 @@
+"""Two real vLLM servers over one Redis for the whole run: starting one costs half a minute.
+
+`first` finds the connector by its entry point and has plenty of room; `second` is told its module and has so few
+blocks that they change hands all the time. `Pair.expect` compares with what vLLM answers
+without any connector, by log-probabilities: tokens alone can agree on a wrong cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tent_core.cli.demo_common import LOGPROB_TOLERANCE
+from tent_core.cli.vllm_server import BLOCK_TOKENS, Answer, VllmServer
+
+HERE = Path(__file__).resolve().parent
+NEW_TOKENS = 8
+# Blocks of the second server: four long prompts at once.
+FEW_BLOCKS = 80
+
+
+def load_module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("tent_e2e_models", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    return Path(load_module(HERE.parent / "models" / "__init__.py").model_path(sys.executable, "tiny"))
+
+
+@dataclass
+class Redis:
+    """A Redis of this run's own. Stopping and continuing it is the tests' business."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    assert binary, "no redis-server on PATH: apt-get install redis-server"
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "redis.sock"
+    command = [binary, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    made = Redis(process, f"unix://{socket}")
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            made.client().ping()
+            break
+        except redis.RedisError:
+            assert process.poll() is None and time.monotonic() < deadline, "Redis does not start"
+            time.sleep(0.02)
+    yield made
+    process.kill()
+    process.wait()
+
+
+@dataclass
+class Pair:
+    first: VllmServer
+    second: VllmServer
+    directory: Redis
+    reference: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def prompt(number: int) -> list[int]:
+        """A prompt of its own of some 1,500 tokens; those of one decade share their first 1,000."""
+        shared = [5 + (number // 10 * 7919 + i * (i + 17)) % 4000 for i in range(1000)]
+        own = [5 + (number * 7919 + i * (i + 31 * number + 1)) % 4000 for i in range(520 + 7 * (number % 10))]
+        return shared + own
+
+    @classmethod
+    def pages(cls, number: int) -> int:
+        """Pages of the prompt that may be loaded: its last token is always computed."""
+        return (len(cls.prompt(number)) - 1) // BLOCK_TOKENS
+
+    def complete(self, server: VllmServer, number: int) -> Answer:
+        """As `ask`, for many at once: nothing is said about hits."""
+        return server.complete(self.prompt(number), new_tokens=NEW_TOKENS, timeout=120)
+
+    def ask(self, server: VllmServer, number: int, salt: str | None = None) -> tuple[Answer, int]:
+        """(the answer, pages of its prompt that came through TENT). For one request at a time."""
+        before = server.external_hits()
+        answer = server.complete(self.prompt(number), new_tokens=NEW_TOKENS, salt=salt)
+        hits = server.external_hits() - before
+        assert hits % BLOCK_TOKENS == 0
+        return answer, hits // BLOCK_TOKENS
+
+    def expect(self, number: int, answer: Answer) -> None:
+        """The answer is that of vLLM without a connector."""
+        reference = self.reference[str(number)]
+        assert answer.logprobs == pytest.approx(reference["logprobs"], abs=LOGPROB_TOLERANCE)
+        assert answer.prompt_tokens == len(self.prompt(number))
+
+    def store(self, number: int, *, on: VllmServer | None = None, salt: str | None = None) -> Answer:
+        """Lets a server (the first) compute a prompt and waits until its pages are in the pool."""
+        server = on or self.first
+        before = server.stored_pages()
+        answer, _ = self.ask(server, number, salt)
+        server.wait_stored(before + self.pages(number) - answer.cached_tokens // BLOCK_TOKENS)
+        return answer
+
+
+def ask_without_tent(model: Path, numbers: range) -> dict[str, dict[str, Any]]:
+    """vLLM's answers without any connector, from a process of its own."""
+    prompts = {str(number): Pair.prompt(number) for number in numbers}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "reference.py"), str(model), str(NEW_TOKENS)],
+        input=json.dumps(prompts), capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+@pytest.fixture(scope="session")
+def servers(
+    model: Path, directory: Redis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[VllmServer, VllmServer]]:
+    folder = tmp_path_factory.mktemp("vllm")
+    cores = sorted(os.sched_getaffinity(0))
+    config = {
+        "directory": {"url": directory.url},
+        "store": {"capacity": "256MiB", "extent": "16MiB"},
+        # The machine may be busy, and these tests are about what comes, not about how soon.
+        "vllm": {"lookup_wait_ms": 5000},
+    }
+    first = VllmServer(sys.executable, model, folder / "first.log", core=cores[0])
+    second = VllmServer(sys.executable, model, folder / "second.log", core=cores[-1])
+    try:
+        first.start(connector={}, extra_config=config)
+        by_path = {"kv_connector_module_path": "tent_vllm.connector"}
+        few = ["--num-gpu-blocks-override", str(FEW_BLOCKS)]
+        second.start(connector=by_path, extra_config=config, arguments=few)
+        first.wait_ready()
+        second.wait_ready()
+        yield first, second
+    finally:
+        first.stop()
+        second.stop()
+
+
+@pytest.fixture(scope="session")
+def started(servers: tuple[VllmServer, VllmServer], directory: Redis, model: Path) -> Pair:
+    return Pair(*servers, directory, ask_without_tent(model, range(70)))
+
+
+@pytest.fixture
+def pair(started: Pair, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Both servers with empty prefix caches over an empty pool. Their logs are shown when a test fails."""
+    started.first.reset(external=True)
+    started.second.reset()
+    yield started
+    if request.session.testsfailed:
+        print("first:", started.first.tail(), "second:", started.second.tail(), sep="\n")
