@@ -16,12 +16,13 @@ from tent_metadata.faults import Refusal, Unreachable
 from tent_metadata.keys import NODE_BUCKET, tag_of
 from tent_metadata.resolve import Resolver
 from tent_metadata.router import ask_any
-from tent_metadata.server import Call, Server, ServerSettings
+from tent_metadata.server import Call, Server, ServerSettings, finish_all
 from tent_metadata.url import Address, Endpoint
 
 __all__ = ["ClusterRouter", "slot_of_bucket"]
 
 _SLOTS = 16384
+_MOST_SERVERS = 1024
 _REFRESH_S = 0.1
 _ROUNDS = 3  # first try, and two redirections (a slot that moves twice at once is left to the next call)
 _ASKING = resp.command(b"ASKING")
@@ -60,8 +61,9 @@ class ClusterRouter:
         self._lock = threading.Lock()  # of _servers
         self._refreshing = threading.Lock()
         self._servers: dict[Endpoint, Server] = {}
-        self._seeds = [self._server(endpoint) for endpoint in address.endpoints]
         self._table: list[Server | None] | None = None
+        self._seeds: list[Server] = []
+        self._seeds = [self._server(endpoint) for endpoint in address.endpoints]
         self._doubted = True
         self._next_refresh = 0.0
         self._why = Unreachable("no node of the cluster has been asked yet")
@@ -101,19 +103,20 @@ class ClusterRouter:
             else:
                 by_server.setdefault(server, []).append(errand)
         calls: list[tuple[Call, list[_Errand]]] = []
-        for server, group in by_server.items():
+        # Those in doubt last, so that connecting to one in vain takes no time from the others.
+        for server, group in sorted(by_server.items(), key=lambda item: item[0].breaker.is_open):
             payload = b"".join([_ASKING + e.command if e.asking else e.command for e in group])
             count = sum(2 if e.asking else 1 for e in group)
             try:
                 calls.append((server.begin(payload, count, deadline, limit), group))
             except Unreachable as error:
                 self._lost(error, group, results)
-        for call, group in calls:
-            try:
-                replies = iter(call.finish())
-            except Unreachable as error:
-                self._lost(error, group, results)
+        outcomes = finish_all([call for call, _ in calls], deadline)
+        for (_, group), outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, Unreachable):
+                self._lost(outcome, group, results)
                 continue
+            replies = iter(outcome)
             for errand in group:
                 if errand.asking:
                     next(replies)
@@ -141,6 +144,10 @@ class ClusterRouter:
         with self._lock:
             server = self._servers.get(endpoint)
             if server is None:
+                if len(self._servers) >= _MOST_SERVERS:  # a cluster renamed again and again, or a hostile one
+                    self._servers = {
+                        s.endpoint: s for s in (*self._seeds, *(self._table or [])) if s is not None
+                    }
                 server = Server(endpoint, self._settings, resolver=self._resolver, counters=self._counters)
                 self._servers[endpoint] = server
             return server

@@ -45,6 +45,9 @@ class Reader(Protocol):
     def gets(self) -> Any:
         """The next reply, or `NOT_YET`."""
 
+    def has_data(self) -> bool:
+        """Whether bytes are left."""
+
 
 def make_reader() -> Reader:
     if hiredis is not None:
@@ -79,6 +82,9 @@ class Parser:
         del self._data[:end]
         self._need = 0
         return reply
+
+    def has_data(self) -> bool:
+        return bool(self._data)
 
     def _parse(self, at: int, depth: int) -> tuple[Any, int]:
         self._items += 1

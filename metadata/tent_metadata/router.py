@@ -16,7 +16,7 @@ from tent_metadata import resp
 from tent_metadata.counters import Counters
 from tent_metadata.faults import Refusal, Unreachable
 from tent_metadata.resolve import Resolver
-from tent_metadata.server import Server, ServerSettings
+from tent_metadata.server import Server, ServerSettings, finish_all
 from tent_metadata.url import Address, Endpoint
 
 __all__ = ["Router", "SentinelRouter", "StandaloneRouter", "ask_any"]
@@ -74,6 +74,8 @@ def ask_any(
     random.shuffle(order)
     order.sort(key=lambda server: server.breaker.is_open)
     calls, why = [], Unreachable("no server to ask")
+    now = time.monotonic()
+    deadline = now + (deadline - now) / 2  # what is asked for is still to be used
     for server in order:
         now = time.monotonic()
         try:  # half of what is left each: one that swallows packets must not take the others' time
@@ -83,12 +85,11 @@ def ask_any(
         if len(calls) >= 3:
             break
     answer: tuple[Any, Server] | None = None
-    for server, call in calls:
-        try:
-            reply = call.finish()[0]
-        except Unreachable as error:
-            why = error if why.kind != "auth" else why
+    for (server, _), outcome in zip(calls, finish_all([call for _, call in calls], deadline), strict=True):
+        if isinstance(outcome, Unreachable):
+            why = outcome if why.kind != "auth" else why
             continue
+        reply = outcome[0]
         if answer is None and good(reply):
             answer = (reply, server)
         elif isinstance(reply, Refusal):

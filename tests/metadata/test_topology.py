@@ -56,6 +56,20 @@ def test_a_lost_shard_costs_its_pages_and_no_others(
         directory.lookup(NAMESPACE, asked)
 
 
+def test_a_shard_that_stands_still_takes_nothing_from_the_others(
+    own_cluster: list[Any], cluster_address: Any, opened: Callable[..., Directory], stand_still: Any
+) -> None:
+    directory = opened(cluster_address(own_cluster), timeout_ms=1000)
+    pages = page_of_each_bucket()
+    assert directory.publish(NAMESPACE, pages, 0) == [True] * 256
+    lost = {i for i in range(256) if slot_of_bucket(i) < 5461}
+    with stand_still(own_cluster[0]):
+        for _ in range(3):  # the first waits for it, the others need not
+            records, _ = directory.lookup(NAMESPACE, [digest for digest, _ in pages])
+            assert {i for i, record in enumerate(records) if record is None} == lost
+    assert directory.counters()["failures:timeout"] >= 1
+
+
 def test_a_half_done_clear_is_completed_by_whoever_sees_it(
     cluster_url: str, lasting_cluster: list[Any], opened: Callable[..., Directory]
 ) -> None:
