@@ -457,6 +457,13 @@ class Engine:
     def links(self) -> list[dict[str, Any]]:
         return list(self._native.links())
 
+    def capabilities(self) -> dict[str, dict[str, Any]]:
+        """What each transport that is enabled states of itself, by name: ``same_host_only``, ``one_sided`` (the owner's
+        CPU takes no part), ``read_fence`` and ``write_fence`` ("local" or "owner": who proves that an attempt has
+        ended), ``kinds`` of segment that it reaches ("memfd", "region"), ``max_pieces`` and ``max_bytes`` of one
+        attempt (larger intents are cut)."""
+        return dict(self._native.capabilities())
+
     def metrics(self) -> dict[str, int]:
         """The native counters. Registered with :mod:`tent_core.metrics` by whoever owns the registry."""
         return dict(self._native.counters())

@@ -171,6 +171,27 @@ py::list links_list(Engine& e) {
     return rows;
 }
 
+py::dict capabilities_dict(const Engine& e) {
+    auto fence = [](transport::Fence f) { return f == transport::Fence::local ? "local" : "owner"; };
+    py::dict out;
+    for (const transport::Capabilities& c : e.capabilities()) {
+        py::list kinds;
+        for (const auto& [kind, name] : {std::pair(proto::SegmentKind::memfd, "memfd"), {proto::SegmentKind::region, "region"}}) {
+            if ((c.remote_kinds & (1u << static_cast<int>(kind))) != 0) kinds.append(name);
+        }
+        py::dict d;
+        d["same_host_only"] = c.same_host_only;
+        d["one_sided"] = c.one_sided;
+        d["read_fence"] = fence(c.read_fence);
+        d["write_fence"] = fence(c.write_fence);
+        d["kinds"] = kinds;
+        d["max_pieces"] = c.max_pieces;
+        d["max_bytes"] = c.max_bytes;
+        out[c.name] = d;
+    }
+    return out;
+}
+
 py::list table(const std::vector<proto::SegmentInfo>& segments) {
     py::list out;
     for (const auto& s : segments) {
@@ -346,6 +367,7 @@ void bind_engine(py::module_& m) {
             return out; }, py::arg("timeout") = py::none())
         .def("counters", [](const EngineHandle& h) { return counters_dict(h.engine->counters()); })
         .def("links", [](const EngineHandle& h) { return links_list(*h.engine); })
+        .def("capabilities", [](const EngineHandle& h) { return capabilities_dict(*h.engine); })
         .def_property_readonly("copy_threads", [](const EngineHandle& h) { return h.engine->copier().threads(); });
 }
 

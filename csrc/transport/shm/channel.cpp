@@ -27,6 +27,7 @@ ShmChannel::ShmChannel(Session& session, Sink& sink, Copier& copier, pid_t owner
 
 ShmChannel::~ShmChannel() = default;
 
+const Capabilities& ShmChannel::stated() { return kCapabilities; }
 const Capabilities& ShmChannel::capabilities() const { return kCapabilities; }
 
 Status ShmChannel::open() {

@@ -34,6 +34,7 @@ class ShmChannel final : public Channel {
     // Fills `job` for immediate execution in the calling thread, if all that it needs is mapped already.
     bool prepare_inline(const Attempt& attempt, CopyJob& job);
 
+    static const Capabilities& stated();  // what every channel of this transport can do
     const Capabilities& capabilities() const override;
     Status post(const Attempt& attempt) override;
     void revoke(AttemptId attempt) override;

@@ -53,6 +53,7 @@ TcpChannel::TcpChannel(Poller& poller, Route route, uint32_t rail, HandshakeFact
 
 TcpChannel::~TcpChannel() = default;
 
+const Capabilities& TcpChannel::stated() { return kCapabilities; }
 const Capabilities& TcpChannel::capabilities() const { return kCapabilities; }
 
 std::string TcpChannel::describe() const {

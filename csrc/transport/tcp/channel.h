@@ -32,6 +32,7 @@ class TcpChannel final : public Channel, public StreamHandler {
     Nanos dialled_at() const { return dialled_at_; }
     std::string describe() const;
 
+    static const Capabilities& stated();  // what every channel of this transport can do
     const Capabilities& capabilities() const override;
     Status post(const Attempt& attempt) override;
     void revoke(AttemptId attempt) override;
