@@ -18,6 +18,8 @@ class RankLookup:
         self._handle = handle
         self._pages = pages
         self._pin_ms = pin_ms
+        self._store: Any = None
+        self._namespaces: list[Any] = []
 
     def __call__(self, keys: list[bytes]) -> tuple[list[NDArray[np.uint8]], list[Any]]:
         """(a status per key for each rank, the pins to release). Nothing when there is no store yet."""
@@ -25,12 +27,19 @@ class RankLookup:
         if store is None:
             return [], []
         statuses, pins = [], []
-        for rank in self._pages:
+        for rank, namespace in zip(self._pages, self._named(store), strict=True):
             lengths = np.full(len(keys), rank.page_bytes, dtype=np.uint64)
-            lookup = store.lookup(store.namespace(rank.fields), keys, lengths=lengths, pin_ms=self._pin_ms)
+            lookup = store.lookup(namespace, keys, lengths=lengths, pin_ms=self._pin_ms)
             statuses.append(np.asarray(lookup.status))
             pins.append(lookup)
         return statuses, pins
+
+    def _named(self, store: Any) -> list[Any]:
+        """The ranks' namespaces in `store`, which may be another one than the last time."""
+        if store is not self._store:
+            self._namespaces = [store.namespace(rank.fields) for rank in self._pages]
+            self._store = store
+        return self._namespaces
 
     def clear(self) -> bool:
         """Clear the pages of all ranks, for everybody."""
@@ -38,5 +47,6 @@ class RankLookup:
         if store is None:
             return False
         for rank in self._pages:
+            # Not the ones kept for look-ups: this may be another thread.
             store.clear(store.namespace(rank.fields))
         return True

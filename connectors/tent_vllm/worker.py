@@ -10,6 +10,7 @@ Every call is made by vLLM's worker thread. None of them raises, and each one's 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -142,7 +143,12 @@ class WorkerSide:
         """Hands the step's full blocks to the store. Returns before they are there."""
         if plan.report:
             self._report = StepReport(plan.step, failed=bool(self._failed))
-        if len(plan.save_blocks):
+        if not len(plan.save_blocks):
+            return
+        if sys.exc_info()[0] is not None:
+            # vLLM ends its steps in a finally clause: the forward pass broke off, and the blocks hold anything.
+            self._guard.count("save.dropped_forward_failed", len(plan.save_blocks))
+        else:
             self._guard.run("save", lambda: self._save(plan), lambda: None)
 
     def _save(self, plan: StepPlan) -> None:

@@ -161,6 +161,19 @@ def test_nothing_computed_on_a_failed_load_is_saved(bench: Bench) -> None:
     assert [put[0] for put in bench.store.puts] == [[b"d"]]
 
 
+def test_what_a_broken_forward_pass_left_is_not_saved(bench: Bench) -> None:
+    """vLLM calls wait_for_save in the finally clause of the step."""
+    plan = bench.plan(save_keys=[b"a"], save_blocks=[3])
+    with pytest.raises(ZeroDivisionError):
+        try:
+            bench.side.prepare(plan)
+            raise ZeroDivisionError
+        finally:
+            bench.side.save(plan)
+    assert bench.store.puts == []
+    assert bench.counts()["save.dropped_forward_failed"] == 1
+
+
 def test_a_block_that_gets_another_owner_is_not_saved() -> None:
     bench = Bench(save_wait_ms=1)
     bench.run(bench.plan(save_keys=[b"a", b"b"], save_blocks=[3, 4]))
