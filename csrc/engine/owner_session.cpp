@@ -332,13 +332,10 @@ void OwnerSession::on_map(FrameStream& stream, const Header& h) {
 }
 
 void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) {
-    Reader r(body);
-    uint32_t n = r.u32();
     std::vector<proto::Piece> pieces;
+    std::vector<uint64_t> sources;
     uint64_t total = 0;
-    bool sound = n <= proto::kMaxPieces && body.size() == 4 + n * (proto::kPieceBytes + 8) &&
-                 proto::decode_pieces(r.raw(n * proto::kPieceBytes), pieces, total);
-    if (!sound) {
+    if (!proto::decode_pull(body, pieces, sources, total)) {
         stream.close({Code::protocol, stream.name + ": a malformed pull"});
         return;
     }
@@ -358,10 +355,10 @@ void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) 
     job->owner = this;
     job->pid = pid_;
     job->pidfd = pidfd_.get();
-    for (uint32_t i = 0; i < n; ++i) {
+    for (uint32_t i = 0; i < pieces.size(); ++i) {
         transport::shm::CopyPart part;
         part.to = to[i].address;
-        part.from = reinterpret_cast<const uint8_t*>(r.u64());
+        part.from = reinterpret_cast<const uint8_t*>(sources[i]);
         part.length = pieces[i].length;
         part.piece = i;
         part.segment = pieces[i].segment;

@@ -70,17 +70,18 @@ ShmChannel::Ready ShmChannel::build(const std::vector<proto::Piece>& remote, con
     job.keep.push_back(hazard_memory_);
     for (uint32_t i = 0; i < remote.size(); ++i) {
         const proto::Piece& r = remote[i];
-        auto it = mapped_.find(r.segment);
-        if (it == mapped_.end() || it->second->face == nullptr) return Ready::missing;
-        Mapped& m = *it->second;
-        if (job.keep.back() != it->second) job.keep.push_back(it->second);
         bad = i;
-        if (!within(r.offset, r.length, m.info.length)) {
-            why = {Code::out_of_range, "segment " + std::to_string(r.segment) + " has " +
-                                           std::to_string(m.info.length) + " bytes: [" + std::to_string(r.offset) +
-                                           ", +" + std::to_string(r.length) + ") lies outside"};
+        const proto::SegmentInfo* info = info_of(r.segment);
+        if (info != nullptr && !within(r.offset, r.length, info->length)) {  // also where nothing is mapped yet
+            why = {Code::out_of_range, "segment " + std::to_string(r.segment) + " has " + std::to_string(info->length) +
+                                           " bytes: [" + std::to_string(r.offset) + ", +" + std::to_string(r.length) +
+                                           ") lies outside"};
             return Ready::impossible;
         }
+        auto it = mapped_.find(r.segment);
+        if (info == nullptr || it == mapped_.end() || it->second->face == nullptr) return Ready::missing;
+        Mapped& m = *it->second;
+        if (job.keep.back() != it->second) job.keep.push_back(it->second);
         bool region = m.info.kind == proto::SegmentKind::region;
         uint64_t extent_bytes = extent_of(m.info);
         for (uint64_t at = r.offset, left = r.length; left > 0;) {
@@ -227,8 +228,7 @@ void ShmChannel::on_mapped(uint64_t request, Code code, ByteView body, std::vect
 Status ShmChannel::send_pull(AttemptId id, Pending& p) {
     // The owner pairs pieces with addresses one to one.
     std::vector<proto::Piece> pieces;
-    Bytes addresses;
-    Writer w(addresses);
+    std::vector<uint64_t> addresses;
     size_t l = 0;
     uint64_t l_at = 0;
     for (proto::Piece r : p.remote) {
@@ -236,7 +236,7 @@ Status ShmChannel::send_pull(AttemptId id, Pending& p) {
             proto::Piece cut = r;
             cut.length = std::min(r.length, p.local[l].length - l_at);
             pieces.push_back(cut);
-            w.u64(reinterpret_cast<uint64_t>(p.local[l].address + l_at));
+            addresses.push_back(reinterpret_cast<uint64_t>(p.local[l].address + l_at));
             r.offset += cut.length;
             r.length -= cut.length;
             l_at += cut.length;
@@ -247,10 +247,7 @@ Status ShmChannel::send_pull(AttemptId id, Pending& p) {
         }
     }
     Bytes body;
-    Writer b(body);
-    b.u32(static_cast<uint32_t>(pieces.size()));
-    proto::encode_pieces(pieces, body);
-    b.raw(addresses);
+    proto::encode_pull(pieces, addresses, body);
     proto::Header h;
     h.type = proto::FrameType::pull;
     h.attempt = id;
