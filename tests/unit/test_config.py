@@ -222,3 +222,21 @@ def test_any_text_as_a_size_is_a_number_or_a_value_error(text: str) -> None:
         assert parse_size(text) >= 0
     except ValueError:
         pass
+
+
+def test_no_setting_is_a_dead_knob() -> None:
+    """Every setting is read by something: natively by its name, or in Python as an attribute of its section."""
+    root = Path(__file__).resolve().parents[2]
+    native = "".join(path.read_text(encoding="utf-8") for path in (root / "csrc").rglob("*.cpp"))
+    folders = [root / name for name in ("tent_core", "metadata", "connectors")]
+    files = [path for folder in folders for path in folder.rglob("*.py") if "config" not in path.parts]
+    python = "".join(path.read_text(encoding="utf-8") for path in files)
+    resolved = (root / "tent_core/config/resolve.py").read_text(encoding="utf-8")
+    dead = []
+    for key in settings():
+        section, _, name = key.partition(".")
+        used = f'"{key}"' in native or f".{key}" in python or f"config.{key}" in resolved
+        # The directory and the connectors are handed their section alone.
+        if not used and not (section == "directory" and f".{name}" in python):
+            dead.append(key)
+    assert not dead
