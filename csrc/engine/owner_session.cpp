@@ -390,7 +390,7 @@ void OwnerSession::on_job(transport::shm::CopyJob& job) {
 }
 
 void OwnerSession::on_call(FrameStream& stream, const Header& h, ByteView body) {
-    Result<Bytes> result = engine_.handle_call(peer_, static_cast<uint16_t>(h.aux), body);
+    Result<Bytes> result = engine_.handle_call(peer_, static_cast<uint16_t>(std::min<uint64_t>(h.aux, UINT16_MAX)), body);
     Header reply;
     reply.type = FrameType::reply;
     reply.attempt = h.attempt;
