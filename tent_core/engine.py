@@ -13,9 +13,9 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -187,14 +187,12 @@ class Intent:
     notify: bytes | None = None
 
 
-@dataclass(frozen=True)
-class TransferResult:
-    """What a transfer did: bytes asked for, seconds it took, ranges complete from the front."""
+class TransferResult(NamedTuple):
+    """What a transfer that succeeded did: bytes moved, seconds it took, ranges (all of them complete)."""
 
     bytes: int
     seconds: float
     prefix: int
-    status: npt.NDArray[np.uint8] = field(repr=False)
 
 
 class Transfer:
@@ -259,7 +257,7 @@ class Transfer:
         code, message = self._native.result
         if code != "ok":
             raise error_for_code(code, message)
-        return TransferResult(self.bytes, self.seconds, self.prefix, self.status)
+        return TransferResult(self.bytes, self.seconds, self.prefix)
 
     def cancel(self) -> bool:
         """Gives up what is not done yet. True if this call ended it; a completion wins the race."""
@@ -427,6 +425,8 @@ class Engine:
         **options: Any,
     ) -> TransferResult:
         """``run(Intent("read", ...))``."""
+        if not options and isinstance(local, int) and isinstance(length, int) and isinstance(remote_offset, int):
+            return self._move_one(peer, False, local, remote_segment, remote_offset, length)
         return self.run(Intent("read", peer, local, remote_segment, remote_offset, length, **options))
 
     def write(
@@ -439,7 +439,18 @@ class Engine:
         **options: Any,
     ) -> TransferResult:
         """``run(Intent("write", ...))``."""
+        if not options and isinstance(local, int) and isinstance(length, int) and isinstance(remote_offset, int):
+            return self._move_one(peer, True, local, remote_segment, remote_offset, length)
         return self.run(Intent("write", peer, local, remote_segment, remote_offset, length, **options))
+
+    def _move_one(
+        self, peer: Peer, write: bool, local: int, segment: Any, offset: int, length: int
+    ) -> TransferResult:
+        which = segment.id if isinstance(segment, RemoteSegment) else int(segment)
+        if local < 0 or offset < 0 or length <= 0:
+            raise InvalidArgument(f"address, offset and length must be positive: {local}, {offset}, {length}")
+        seconds = self._native.move_one(peer._native, write, local, which, offset, length)
+        return TransferResult(length, seconds, 1)
 
     def predict(self, intent: Intent) -> float:
         """Seconds that the intent would take if it were submitted now."""

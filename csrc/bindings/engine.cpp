@@ -128,6 +128,30 @@ std::shared_ptr<TransferHandle> submit(const EngineHandle& h, const PeerHandle& 
     return std::make_shared<TransferHandle>(TransferHandle{h.engine, *t});
 }
 
+// One range, submitted and waited for without an array or a handle in between: what a small transfer costs at the
+// Python edge. Returns the seconds it took, or raises.
+double move_one(const EngineHandle& h, const PeerHandle& peer, bool write, uint64_t local, uint32_t segment,
+                uint64_t offset, uint64_t length) {
+    engine::Intent in;
+    in.op = write ? Op::write : Op::read;
+    in.peer = peer.peer;
+    in.local = std::span(&local, 1);
+    in.segment = std::span(&segment, 1);
+    in.offset = std::span(&offset, 1);
+    in.length = std::span(&length, 1);
+    Result<std::shared_ptr<Transfer>> t{Code::internal, ""};
+    bool done = false;
+    {
+        py::gil_scoped_release nogil;
+        t = h.engine->submit(in, true);
+        done = t.ok() && h.engine->wait(**t, kSignalPause);
+    }
+    check(t.status());
+    if (!done) wait_interruptibly(kNever, [&](Nanos left) { return h.engine->wait(**t, left); });
+    check((*t)->result());
+    return static_cast<double>((*t)->duration()) * 1e-9;
+}
+
 py::dict counters_dict(const engine::Counters& c) {
     py::dict d;
     d["transfers_submitted"] = c.submitted;
@@ -350,6 +374,8 @@ void bind_engine(py::module_& m) {
              py::arg("length"), py::arg("epoch") = py::none(), py::arg("group") = py::none(), py::arg("checks") = py::none(),
              py::arg("priority") = "normal", py::arg("deadline") = py::none(), py::arg("notify") = py::none(),
              py::arg("will_wait") = false)
+        .def("move_one", &move_one, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"),
+             py::arg("offset"), py::arg("length"))
         .def("take_finished", [](const EngineHandle& h, double timeout) {
             std::vector<TransferId> ids;
             bool going;
