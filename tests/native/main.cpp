@@ -1,5 +1,5 @@
-// Test builds with TENT_TEST_SWITCHES take TENT_PROTECTION_OFF=<name> (base/switches.h): the tests of that protection
-// must then fail.
+// Test builds with TENT_TEST_SWITCHES take TENT_PROTECTION_OFF=<name> (base/switches.h): the tests of that
+// protection must then fail.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 

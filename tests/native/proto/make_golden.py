@@ -22,7 +22,14 @@ def save(name: str, data: bytes) -> None:
 
 
 def frame(
-    kind: int, *, flags: int = 0, code: int = 0, attempt: int = 0, aux: int = 0, body: bytes = b"", data: bytes = b""
+    kind: int,
+    *,
+    flags: int = 0,
+    code: int = 0,
+    attempt: int = 0,
+    aux: int = 0,
+    body: bytes = b"",
+    data: bytes = b"",
 ) -> bytes:
     return struct.pack("<IBBHQQQ", len(body), kind, flags, code, attempt, len(data), aux) + body + data
 
@@ -60,7 +67,9 @@ def frames() -> dict[str, bytes]:
         "map": frame(17, flags=1, attempt=9, aux=7 << 32 | 2),
         "mapped": frame(18, attempt=9, body=b"\x01"),
         "bye": frame(19, code=23, body=b"closing"),
-        "pull": frame(20, attempt=43, aux=17, body=pieces + struct.pack("<QQ", 0x7F0000001000, 0x7F0000003000)),
+        "pull": frame(
+            20, attempt=43, aux=17, body=pieces + struct.pack("<QQ", 0x7F0000001000, 0x7F0000003000)
+        ),
     }
 
 
@@ -79,9 +88,17 @@ def handshake() -> dict[str, bytes]:
     asked = text("decode-1") + bytes([0x22] * 16) + b"\x02" + bytes([0x33] * 16) + struct.pack("<I", 4)
     no_extension = struct.pack("<H", 0)
 
-    hello = message(b"\x01" + struct.pack("<HH", 1, 1) + initiator + asked + bytes([0x44] * 16) + no_extension)
+    hello = message(
+        b"\x01" + struct.pack("<HH", 1, 1) + initiator + asked + bytes([0x44] * 16) + no_extension
+    )
     newer = message(
-        b"\x01" + struct.pack("<HH", 1, 2) + initiator + asked + bytes([0x44] * 16) + struct.pack("<H", 5) + b"later"
+        b"\x01"
+        + struct.pack("<HH", 1, 2)
+        + initiator
+        + asked
+        + bytes([0x44] * 16)
+        + struct.pack("<H", 5)
+        + b"later"
     )
     # Version 2 alone: what follows the version range is its own business.
     only_newer = message(b"\x01" + struct.pack("<HH", 2, 2) + b"a layout that version 1 does not know")
