@@ -125,7 +125,10 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
         (f.ending ? l.superseded : l.used).add(a.bytes());
         delivered(a.link, a.left(), l.first != kNoId);
         // What its bytes do not explain is latency; only an attempt that waited behind nothing can tell.
-        if (a.alone) l.latency.sample(now_ - a.posted_at - time_of(a.bytes(), l.rate));
+        if (a.alone) {
+            l.latency.sample(now_ - a.posted_at - l.pace.time(a.bytes()));
+            set_pipe(l);
+        }
         reissue_credit_ = std::min(reissue_credit_ + a.bytes() / 10, 16 * settings_.slice_max);
         sign_of_life(a.link);
         prove(l, a.link);

@@ -29,14 +29,18 @@ bool Core::next(Action& action) {
 bool Core::bind(Action& action) {
     refresh_all();
     if (bind_starved(action)) return true;
+    auto peers = static_cast<uint32_t>(peers_.size());
     for (int c = 0; c < kPriorities; ++c) {
+        if (queued_[static_cast<size_t>(c)] == 0 || !any_local_room(c)) continue;
         auto& turn = turn_[static_cast<size_t>(c)];
-        auto peers = static_cast<uint32_t>(peers_.size());
+        uint32_t peer = turn < peers ? turn : 0;
         for (uint32_t n = 0; n < peers; ++n) {
-            uint32_t peer = (turn + n) % peers;
-            if (!bind_peer(peer, c, action)) continue;
-            turn = (peer + 1) % peers;  // peers take turns
-            return true;
+            uint32_t after = peer + 1 == peers ? 0 : peer + 1;
+            if (bind_peer(peer, c, action)) {
+                turn = after;  // peers take turns
+                return true;
+            }
+            peer = after;
         }
     }
     dirty_ = false;
@@ -46,6 +50,7 @@ bool Core::bind(Action& action) {
 // Ageing: the head of a lower class gets a slice now and then, however much there is above it.
 bool Core::bind_starved(Action& action) {
     for (int c = 1; c < kPriorities; ++c) {
+        if (queued_[static_cast<size_t>(c)] == 0 || !any_local_room(c)) continue;
         for (uint32_t peer = 0; peer < peers_.size(); ++peer) {
             const Peer& p = peers_[peer];
             const Queue& q = p.queues[static_cast<size_t>(c)];
@@ -84,8 +89,13 @@ bool Core::any_room(const Peer& p, int priority) const {
                        [&](LinkId id) { return has_room(links_[id], priority, settings_.slice_max); });
 }
 
-// The bandwidth-delay product: what must be in flight for the link never to run dry.
-uint64_t Core::pipe_of(const Link& l) const { return bytes_in(l.latency.get(), l.rate); }
+// Cheaper still, for all peers at once: is there a local rail that could take anything?
+bool Core::any_local_room(int priority) const {
+    return std::any_of(locals_.begin(), locals_.end(), [&](RailId id) {
+        const Rail& r = rails_[id];
+        return load_has_room(r.load, priority, settings_.slice_max, r.pipe);
+    });
+}
 
 bool Core::load_has_room(const InFlight& load, int priority, uint64_t want, uint64_t pipe) const {
     // Bulk keeps one slice fewer beyond the pipe, so that interactive work waits behind one at most.
@@ -97,10 +107,9 @@ bool Core::load_has_room(const InFlight& load, int priority, uint64_t want, uint
 
 bool Core::has_room(const Link& l, int priority, uint64_t want) const {
     if (l.spec.max_attempts != 0 && l.outstanding.attempts >= l.spec.max_attempts) return false;
-    uint64_t pipe = pipe_of(l);
-    if (!load_has_room(l.load, priority, want, pipe)) return false;
-    return load_has_room(rails_[l.spec.local].load, priority, want, pipe) &&
-           load_has_room(rails_[l.spec.remote].load, priority, want, pipe);
+    return load_has_room(l.load, priority, want, l.pipe) &&
+           load_has_room(rails_[l.spec.local].load, priority, want, l.pipe) &&
+           load_has_room(rails_[l.spec.remote].load, priority, want, l.pipe);
 }
 
 bool Core::allowed(const Flow& f, LinkId link) const {
@@ -131,8 +140,8 @@ Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t bac
     }
     uint64_t own = p.backlog(priority);
     uint64_t others = everyone > own && peers > 1 ? std::min(everyone - own, mul_div(backlog, peers - 1, 1)) : 0;
-    Nanos t = time_of(backlog, c.rate);
-    if (others != 0) t = std::max(t, time_of(backlog + others, std::max<uint64_t>(g.rate, 1)));
+    Nanos t = c.pace.time(backlog);
+    if (others != 0) t = std::max(t, g.pace.time(backlog + others));
     return add_time(c.latency, t);
 }
 
@@ -143,7 +152,7 @@ Nanos Core::wait_of(const Link& l, uint64_t extra) const {
     uint64_t ahead = std::max({a.load.all(), b.load.all(), l.load.all()});
     // What has flowed since the last sign of it; never more than half, until it shows.
     uint64_t flowed = std::min(ahead / 2, bytes_in(now_ - std::max(a.last_delivery, b.last_delivery), l.rate));
-    return time_of(ahead - flowed + extra, l.rate);
+    return l.pace.time(ahead - flowed + extra);
 }
 
 uint64_t Core::slice_for(const Link& l, const Flow& f, Nanos left, bool single) const {

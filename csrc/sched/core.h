@@ -54,6 +54,8 @@ class Core {
     void refresh(Peer& p);
     void refresh_all();
     uint64_t link_rate(const Link& l) const;
+    void set_rate(Link& l, uint64_t rate);
+    void set_pipe(Link& l);
     void set_group(Peer& p, size_t group);
     void count_link(LinkId link, bool counted);
     void load_add(Link& l, int priority, uint64_t bytes);
@@ -90,7 +92,7 @@ class Core {
     bool any_room(const Peer& p, int priority) const;
     bool has_room(const Link& l, int priority, uint64_t want) const;
     bool load_has_room(const InFlight& load, int priority, uint64_t want, uint64_t pipe) const;
-    uint64_t pipe_of(const Link& l) const;
+    bool any_local_room(int priority) const;
     const Capacity* capacity_for(const Peer& p, const Flow& f) const;
     Nanos ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const;
     Nanos wait_of(const Link& l, uint64_t extra) const;
@@ -129,6 +131,7 @@ class Core {
     Nanos lag_ = 0;  // sum of our own lag
     std::vector<Rail> rails_;
     std::vector<Link> links_;
+    std::vector<RailId> locals_;  // rails that links start at
     std::vector<Peer> peers_;
     std::map<PeerId, uint32_t> peer_slots_;
     std::array<Group, kTiers> groups_;
@@ -145,7 +148,8 @@ class Core {
     Timers checks_;     // by link
     Ring<Action> actions_;
     bool dirty_ = false;  // binding may succeed
-    std::array<uint32_t, kPriorities> turn_{};  // peer served next
+    std::array<uint32_t, kPriorities> turn_{};    // peer served next
+    std::array<uint32_t, kPriorities> queued_{};  // flows in the queues of a class
     uint64_t reissue_credit_ = 0;
     // Invariant 9 for flows.
     uint64_t submitted_ = 0, completed_ = 0, failed_ = 0, cancelled_ = 0;

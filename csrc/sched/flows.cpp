@@ -100,6 +100,7 @@ void Core::enqueue(uint32_t slot) {
     (f.previous == kNoId ? q.first : flow_pool_[f.previous].next) = slot;
     (f.next == kNoId ? q.last : flow_pool_[f.next].previous) = slot;
     q.unbound += f.unbound();
+    ++queued_[static_cast<size_t>(f.priority())];
     dirty_ = true;
 }
 
@@ -111,6 +112,7 @@ void Core::dequeue(uint32_t slot) {
     f.previous = f.next = kNoId;
     f.queued = false;
     q.unbound -= f.unbound();
+    --queued_[static_cast<size_t>(f.priority())];
 }
 
 void Core::add_backlog(Peer& p, int priority, uint64_t bytes) {

@@ -86,7 +86,7 @@ Nanos Core::patience(const Link& l) const {
     uint64_t ahead = l.load.all();
     if (l.counted) ahead = std::max(rails_[l.spec.local].load.all(), rails_[l.spec.remote].load.all());
     if (l.shows_progress) ahead = std::min(ahead, 4 * settings_.slice_min);
-    Nanos predicted = add_time(l.latency.get(), time_of(ahead, l.rate));
+    Nanos predicted = add_time(l.latency.get(), l.pace.time(ahead));
     return add_time(predicted, settings_.suspect_floor + l.jitter);
 }
 

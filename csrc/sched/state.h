@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "sched/math.h"
 #include "sched/model.h"
 #include "sched/sprayer.h"
 
@@ -37,8 +38,10 @@ struct Rail {
     std::string name;
     RateModel model;
     InFlight load;       // of the links that count
+    uint64_t pipe = 0;   // the largest of its links'
     uint64_t delivered = 0;
-    uint32_t links = 0;  // that exist
+    uint32_t links = 0;   // that exist
+    uint32_t locals = 0;  // of those, the ones that start here
     Nanos last_delivery = 0;
     // Who delivered since the last sample: one link only, or several.
     LinkId sampled_link = kNoId;
@@ -70,7 +73,9 @@ struct Link {
     uint32_t path_lows = 0;  // samples in a row that say so
     uint64_t local_mark = 0, remote_mark = 0;
     Nanos marked_at = 0;
-    uint64_t rate = 1;  // as of the last refresh
+    // As of the last refresh: its rate, and what must be in flight for it never to run dry.
+    uint64_t rate = 1, pipe = 0;
+    Pace pace;
     LatencyModel latency;
     uint64_t ramp = 0;  // largest slice until it has proved itself; 0: no limit
     // Health.
@@ -133,6 +138,7 @@ struct Queue {
 struct Capacity {
     uint8_t tier = 0;
     uint64_t rate = 0;
+    Pace pace;
     Nanos latency = 0;
 };
 
@@ -157,6 +163,7 @@ struct Peer {
 // What the peers of one tier share: the local rails of that tier.
 struct Group {
     uint64_t rate = 0;
+    Pace pace;
     PerClass unfinished{};
     std::array<uint32_t, kPriorities> active{};  // peers with a backlog in the class
 };

@@ -46,6 +46,8 @@ LinkId Core::add_link(const LinkSpec& spec) {
     links_.push_back(std::move(l));
     Link& link = links_.back();
     each_rail(link, [](Rail& r) { ++r.links; });
+    if (rails_[link.spec.local].locals++ == 0) locals_.push_back(link.spec.local);
+    link.pace = Pace(link.rate);
     peers_[link.peer].links.push_back(id);
     count_link(id, true);
     if (!rails_[link.spec.local].model.proven() || !rails_[link.spec.remote].model.proven()) link.ramp = first_ramp();
@@ -59,6 +61,7 @@ void Core::remove_link(LinkId id) {
     l.removed = true;
     go_down(id);
     each_rail(l, [](Rail& r) { --r.links; });
+    if (--rails_[l.spec.local].locals == 0) std::erase(locals_, l.spec.local);
     checks_.set(id, kNever);
     std::erase(peers_[l.peer].links, id);
     topology_changed();
@@ -82,6 +85,20 @@ uint64_t Core::link_rate(const Link& l) const {
     return std::max<uint64_t>(rate, 1);
 }
 
+void Core::set_rate(Link& l, uint64_t rate) {
+    if (l.rate != rate) {
+        l.rate = rate;
+        l.pace = Pace(rate);
+    }
+    set_pipe(l);
+}
+
+// A rail's pipe only ever grows between refreshes: it serves a test that may be too hopeful.
+void Core::set_pipe(Link& l) {
+    l.pipe = bytes_in(l.latency.get(), l.rate);
+    each_rail(l, [&](Rail& r) { r.pipe = std::max(r.pipe, l.pipe); });
+}
+
 void Core::refresh(Peer& p) {
     if (p.refreshed == version_) return;
     p.refreshed = version_;
@@ -101,7 +118,7 @@ void Core::refresh(Peer& p) {
     p.capacities.clear();
     for (LinkId id : p.usable) {
         Link& l = links_[id];
-        l.rate = link_rate(l);
+        set_rate(l, link_rate(l));
         each_rail(l, [&](Rail& r) { r.unfilled = r.model.rate(now_); });
     }
     // Filling links one after the other, in the order of ids, is exact where every local rail reaches every remote
@@ -109,7 +126,7 @@ void Core::refresh(Peer& p) {
     for (LinkId id : p.usable) {
         Link& l = links_[id];
         if (p.capacities.empty() || p.capacities.back().tier != l.spec.tier) {
-            p.capacities.push_back({l.spec.tier, 0, l.latency.get()});
+            p.capacities.push_back({l.spec.tier, 0, {}, l.latency.get()});
         }
         Capacity& c = p.capacities.back();
         uint64_t got = l.rate;
@@ -118,7 +135,10 @@ void Core::refresh(Peer& p) {
         c.rate += got;
         c.latency = std::min(c.latency, l.latency.get());
     }
-    for (Capacity& c : p.capacities) c.rate = std::max<uint64_t>(c.rate, 1);
+    for (Capacity& c : p.capacities) {
+        c.rate = std::max<uint64_t>(c.rate, 1);
+        c.pace = Pace(c.rate);
+    }
     set_group(p, p.capacities.empty() ? kTiers - 1 : std::min<size_t>(p.capacities.front().tier, kTiers - 1));
 }
 
@@ -129,6 +149,7 @@ void Core::refresh_all() {
     }
     if (groups_refreshed_ == version_) return;
     groups_refreshed_ = version_;
+    for (Rail& r : rails_) r.pipe = 0;
     for (Peer& p : peers_) refresh(p);
     for (Group& g : groups_) g.rate = 0;
     for (Rail& r : rails_) r.in_groups = 0;
@@ -141,6 +162,7 @@ void Core::refresh_all() {
             groups_[tier].rate += r.model.rate(now_);
         }
     }
+    for (Group& g : groups_) g.pace = Pace(std::max<uint64_t>(g.rate, 1));
 }
 
 void Core::set_group(Peer& p, size_t group) {
