@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -17,7 +19,7 @@ from typing import Any
 
 import pytest
 import redis
-from tent_metadata import embedded_secret, open_directory, plain_url
+from tent_metadata import Directory, embedded_secret, open_directory, plain_url
 from tent_metadata.embedded import binary, member
 
 from tent_core.errors import ConfigError, DirectoryUnavailable
@@ -240,6 +242,43 @@ def test_users_come_while_the_last_one_leaves(
         with open_directory(config, cluster_id="test") as directory:
             assert directory.publish(NAMESPACE, [(DIGEST, b"x")], 0) == [True]
             assert directory.lookup(NAMESPACE, [DIGEST])[0] == [b"x"]
+    gone()
+
+
+def _leads_to(fd: str, path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{fd}").startswith(path)
+    return False
+
+
+def test_who_locked_a_file_that_was_removed_starts_over(
+    settings: Any, embedded_folder: str, eventually: Callable[..., Any], gone: Callable[[], None]
+) -> None:
+    """The test stands in for a watchdog that is just cleaning up, with a new user already at the door."""
+    users = f"{embedded_folder}/users"
+    os.mkdir(embedded_folder, 0o700)
+    Path(embedded_folder, "made-by-tent").touch()
+    ending = os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(ending, fcntl.LOCK_EX)
+    opened: list[Directory] = []
+    config = settings(embedded_dir=embedded_folder)
+    thread = threading.Thread(target=lambda: opened.append(open_directory(config, cluster_id="test")))
+    thread.start()
+
+    def is_at_the_door() -> bool:
+        return sum(_leads_to(fd, users) for fd in os.listdir("/proc/self/fd")) == 2
+
+    eventually(is_at_the_door, "the new user waits for the lock")
+    os.unlink(users)
+    Path(users).touch(0o600)  # another new user was quicker
+    os.close(ending)
+    thread.join()
+    held = {
+        os.stat(f"/proc/self/fd/{fd}").st_ino for fd in os.listdir("/proc/self/fd") if _leads_to(fd, users)
+    }
+    assert held == {os.stat(users).st_ino}, "the lock is on the file that is there"
+    assert opened[0].lookup(NAMESPACE, [DIGEST]) == ([None], 0)
+    opened[0].close()
     gone()
 
 

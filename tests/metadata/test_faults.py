@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -302,6 +304,20 @@ def test_an_impostor_is_a_miss_or_a_refusal_in_bounded_time(
             continue
         assert result in (([None], 0), [False], 0, {})
     assert time.monotonic() - started < BOUND_S
+
+
+def test_a_list_announced_and_never_sent_takes_no_memory(
+    impostor: Callable[..., Impostor], opened: Callable[..., Directory]
+) -> None:
+    def most_memory() -> int:
+        return int(re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))  # type: ignore[union-attr]
+
+    before = most_memory()
+    for answer in (b"*2147483647\r\n", b"*2\r\n$-1\r\n*+2147483647\r\n", b">2147483647\r\n"):
+        directory = opened(f"redis://127.0.0.1:{impostor(answer).port}", timeout_ms=50)
+        with pytest.raises(DirectoryUnavailable):
+            directory.lookup(NAMESPACE, [DIGEST])
+    assert most_memory() - before < 4 << 20, "hiredis was shown it, and made room for all of it"
 
 
 def test_a_server_that_drips_its_answer_does_not_stretch_the_deadline(
