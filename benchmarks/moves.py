@@ -37,9 +37,9 @@ class Mover:
         self.segment.view[:] = 0
         self.remote = peer.segment(SEGMENT)
 
-    def intent(self, op: str, size: int, ranges: int = 1) -> Intent:
-        """``ranges`` ranges of ``size`` bytes, one after the other on both sides."""
-        offsets = np.arange(ranges, dtype=np.uint64) * np.uint64(size)
+    def intent(self, op: str, size: int, ranges: int = 1, base: int = 0) -> Intent:
+        """``ranges`` ranges of ``size`` bytes, one after the other on both sides, from ``base`` on."""
+        offsets = np.arange(ranges, dtype=np.uint64) * np.uint64(size) + np.uint64(base)
         return Intent(
             op=op,
             peer=self.peer,
@@ -50,18 +50,24 @@ class Mover:
         )
 
     def timed(self, op: str, nbytes: int, count: int, ranges: int = 1) -> float:
-        """Seconds for ``count`` intents, at most two of them under way, until the last is in place."""
-        submit = self.engine.submit
+        """Seconds for ``count`` intents until the last is in place.
+
+        At most two are under way, in a half of the segment each, since live transfers may not share a destination;
+        where a half is too small, one.
+        """
+        halves = nbytes * ranges <= self.nbytes // 2
+        intents = [self.intent(op, nbytes, ranges, base) for base in (0, self.nbytes // 2 if halves else 0)]
         started = time.perf_counter()
         before = None
-        for _ in range(count):
-            transfer = submit(self.intent(op, nbytes, ranges))
+        for index in range(count):
+            if before is not None and not halves:
+                before.result()
+                before = None
+            transfer = self.engine.submit(intents[index % 2])
             if before is not None:
-                before.wait()
                 before.result()
             before = transfer
         if before is not None:
-            before.wait()
             before.result()
         return time.perf_counter() - started
 
