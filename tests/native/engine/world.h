@@ -39,7 +39,7 @@ inline void fill(uint8_t* at, uint64_t bytes, uint64_t seed) {
 // An owner with one exposed segment and an initiator with one private buffer.
 struct World {
     World(bool shm, bool region, uint64_t bytes, std::vector<std::string> bind = {})
-        : owner(make_engine("owner", shm, bind)), initiator(make_engine("initiator", shm, bind)), memory(bytes), other(bytes) {
+        : memory(bytes), other(bytes), owner(make_engine("owner", shm, bind)), initiator(make_engine("initiator", shm, bind)) {
         auto s = region ? owner->add(other.data(), bytes, "data", Rights::read_write, true)
                         : owner->allocate(bytes, 0, "data", Rights::read_write);
         REQUIRE_MESSAGE(s.ok(), s.status().text());
@@ -73,8 +73,8 @@ struct World {
         return (*t)->result();
     }
 
+    std::vector<uint8_t> memory, other;  // outlive the engines that they are registered with
     std::unique_ptr<Engine> owner, initiator;
-    std::vector<uint8_t> memory, other;
     std::shared_ptr<Segment> theirs, ours;
     std::shared_ptr<Peer> peer;
 };
