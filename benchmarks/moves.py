@@ -52,18 +52,18 @@ class Mover:
     def timed(self, op: str, nbytes: int, count: int, ranges: int = 1) -> float:
         """Seconds for ``count`` intents until the last is in place.
 
-        At most two are under way, in a half of the segment each, since live transfers may not share a destination;
-        where a half is too small, one.
+        They walk through the segment, as the floors do. Live transfers may not share a destination: two are under way,
+        or one where the segment has room for one only.
         """
-        halves = nbytes * ranges <= self.nbytes // 2
-        intents = [self.intent(op, nbytes, ranges, base) for base in (0, self.nbytes // 2 if halves else 0)]
+        slots = min(self.nbytes // (nbytes * ranges), count, 256)
+        intents = [self.intent(op, nbytes, ranges, slot * nbytes * ranges) for slot in range(slots)]
         started = time.perf_counter()
         before = None
         for index in range(count):
-            if before is not None and not halves:
+            if before is not None and slots < 2:
                 before.result()
                 before = None
-            transfer = self.engine.submit(intents[index % 2])
+            transfer = self.engine.submit(intents[index % slots])
             if before is not None:
                 before.result()
             before = transfer

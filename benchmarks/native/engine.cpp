@@ -81,13 +81,14 @@ class Caller {
     }
 
     void stream(tent::Op op, uint64_t bytes, size_t count, size_t ranges) {
-        // Two live transfers may not share a destination: they take turns in two halves, where those are big enough.
-        bool halves = bytes <= kSegment / 2 / ranges;
+        // Walks through the segment, as the floors do. Two live transfers may not share a destination: where
+        // the segment has room for one only, one is under way.
+        size_t slots = kSegment / (bytes * ranges);
         Nanos started = tent::monotonic_now();
         std::shared_ptr<tent::engine::Transfer> before;
         for (size_t i = 0; i < count; ++i) {
-            prepare(bytes, ranges, halves ? i % 2 * (kSegment / 2) : 0);
-            if (before && !halves) finish(*std::exchange(before, nullptr));
+            prepare(bytes, ranges, i % slots * bytes * ranges);
+            if (before && slots < 2) finish(*std::exchange(before, nullptr));
             auto transfer = submit(op, bytes, false);
             if (before) finish(*before);
             before = transfer;
@@ -97,13 +98,13 @@ class Caller {
     }
 
     void one_by_one(tent::Op op, uint64_t bytes, size_t count) {
-        prepare(bytes, 1, 0);
         std::vector<double> times(count);
         Nanos started = tent::monotonic_now();
-        for (double& time : times) {
+        for (size_t i = 0; i < count; ++i) {
+            prepare(bytes, 1, i % (kSegment / bytes) * bytes);
             Nanos before = tent::monotonic_now();
             finish(*submit(op, bytes, true));
-            time = static_cast<double>(tent::monotonic_now() - before) / 1e3;
+            times[i] = static_cast<double>(tent::monotonic_now() - before) / 1e3;
         }
         double seconds = static_cast<double>(tent::monotonic_now() - started) / 1e9;
         std::sort(times.begin(), times.end());
@@ -135,7 +136,8 @@ class Caller {
 
     void finish(tent::engine::Transfer& transfer) {
         if (!engine_.wait(transfer, kPatience)) die("wait", {tent::Code::deadline, "no end within 30 s"});
-        if (!engine_.wait_released(transfer, kPatience)) die("wait", {tent::Code::deadline, "never released"});
+        if (!engine_.wait_released(transfer, kPatience))
+            die("wait", {tent::Code::deadline, "never released"});
         if (!transfer.result().ok()) die("transfer", transfer.result());
     }
 

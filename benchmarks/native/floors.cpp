@@ -33,6 +33,7 @@
 namespace {
 
 constexpr size_t kMaxBytes = size_t{1} << 30;
+constexpr size_t kWindow = 64 << 20;
 constexpr int kMaxStreams = 4;
 constexpr int kBuffer = 16 << 20;
 
@@ -162,12 +163,16 @@ std::array<int, kMaxStreams> connect_peer(char* memory) {
     return streams;
 }
 
+// Copies walk through a window, as pages of a cache do: one block copied over and over would stay in the
+// core's cache.
 void copies(Mappings& maps, size_t bytes, size_t count, size_t threads) {
-    maps.need(bytes);
+    size_t slots = std::max<size_t>(1, kWindow / bytes);
+    maps.need(std::max(bytes, kWindow));
     size_t share = bytes / threads;
     auto work = [&](size_t index) {
         for (size_t i = 0; i < count; ++i) {
-            std::memcpy(maps.to + index * share, maps.from + index * share, share);
+            size_t at = i % slots * bytes + index * share;
+            std::memcpy(maps.to + at, maps.from + at, share);
         }
     };
     std::vector<std::thread> helpers;
