@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from tent_core.errors import AuthFailed, ConfigError, PermissionDenied
 from tent_metadata import resp
 from tent_metadata.cluster import ClusterRouter
@@ -103,12 +106,15 @@ class Directory:
 
     # ---- pages
 
-    def lookup(self, namespace: bytes, digests: Sequence[bytes]) -> tuple[list[bytes | None], int]:
+    def lookup(
+        self, namespace: bytes, digests: Sequence[bytes] | npt.NDArray[np.uint8]
+    ) -> tuple[list[bytes | None], int]:
         """The records of many pages, in order, None where there is none, and the namespace's generation.
 
-        One round trip to each shard, all at once. A record published under an older generation was cleared: the
-        caller compares. Pages of a shard that is down are None; DirectoryUnavailable when no shard answered. What is
-        no record at all (wrong type, longer than any) is None and counted.
+        ``digests``: bytes objects, or one array of uint8, shape [N, 16]. One round trip to each shard, all at once. A
+        record published under an older generation was cleared: the caller compares. Pages of a shard that is down are
+        None; DirectoryUnavailable when no shard answered. What is no record at all (wrong type, longer than any) is
+        None and counted.
         """
         return self._pages.lookup(namespace, digests)
 

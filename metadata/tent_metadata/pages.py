@@ -43,10 +43,10 @@ class Pages:
 
     # ---- reading
 
-    def lookup(self, namespace: bytes, digests: Sequence[bytes]) -> tuple[list[bytes | None], int]:
+    def lookup(self, namespace: bytes, digests: Sequence[bytes] | Digests) -> tuple[list[bytes | None], int]:
         core = self._core
         deadline = core.enter("lookup")
-        if not digests:
+        if len(digests) == 0:
             return [], self.generation(namespace)
         _check_namespace(namespace)
         table = _digest_table(digests)
@@ -329,7 +329,11 @@ def _checked_record(record: bytes) -> bytes:
     return record
 
 
-def _digest_table(digests: Sequence[bytes]) -> Digests:
+def _digest_table(digests: Sequence[bytes] | Digests) -> Digests:
+    if isinstance(digests, np.ndarray):
+        if digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
+            raise InvalidArgument(f"an array of page digests is uint8 of shape [N, {DIGEST_BYTES}]")
+        return np.ascontiguousarray(digests)
     if set(map(len, digests)) != {DIGEST_BYTES}:
         raise InvalidArgument(f"a page digest has {DIGEST_BYTES} bytes")
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, DIGEST_BYTES)

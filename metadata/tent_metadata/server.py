@@ -13,7 +13,7 @@ import redis.exceptions
 from redis.exceptions import RedisError
 
 from tent_metadata.breaker import Breaker
-from tent_metadata.connection import Connection, ServerSettings
+from tent_metadata.connection import GRACE_S, Connection, ServerSettings
 from tent_metadata.counters import Counters
 from tent_metadata.faults import BROKEN_KINDS, Garbage, Refusal, Unreachable
 from tent_metadata.resolve import Resolver
@@ -22,7 +22,6 @@ from tent_metadata.url import Endpoint
 __all__ = ["Call", "Server", "ServerSettings", "finish_all"]
 
 _KEPT_IDLE = 8
-_GRACE_S = 0.02  # for taking in, past the deadline, what has arrived already
 
 
 class Server:
@@ -212,7 +211,7 @@ def finish_all(calls: Sequence[Call], deadline: float) -> list[list[Any] | Unrea
                 poll.register(calls[i].fileno(), select.POLLIN)
             else:
                 outcomes[i] = replies
-        if not ready or time.monotonic() > deadline + _GRACE_S:
+        if not ready or time.monotonic() > deadline + GRACE_S:
             break
     for i in waiting.values():
         outcomes[i] = calls[i].expire()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from tent_metadata import Directory
 
@@ -44,6 +45,19 @@ def test_what_was_published_is_found_in_order(shared: Callable[..., Directory]) 
     assert generation == 0
     assert records[500] is None
     assert records[:500] + records[501:] == [record for _, record in pages]
+
+
+def test_digests_may_come_as_one_array(shared: Callable[..., Directory]) -> None:
+    directory = shared()
+    pages = some_pages(100)
+    directory.publish(NAMESPACE, pages, 0)
+    table = np.frombuffer(b"".join(digest for digest, _ in pages), dtype=np.uint8).reshape(-1, 16)
+    assert directory.lookup(NAMESPACE, table)[0] == [record for _, record in pages]
+    assert directory.lookup(NAMESPACE, table[::2])[0] == [record for _, record in pages[::2]]
+    assert directory.lookup(NAMESPACE, table[:0]) == ([], 0)
+    for wrong in (table.astype(np.int64), table[:, :15], table[0]):
+        with pytest.raises(InvalidArgument):
+            directory.lookup(NAMESPACE, wrong)
 
 
 def test_no_pages_is_no_trouble(shared: Callable[..., Directory]) -> None:
