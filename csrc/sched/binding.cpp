@@ -36,7 +36,7 @@ bool Core::bind(Action& action) {
         uint32_t peer = turn < peers ? turn : 0;
         for (uint32_t n = 0; n < peers; ++n) {
             uint32_t after = peer + 1 == peers ? 0 : peer + 1;
-            if (bind_peer(peer, c, action)) {
+            if (bind_peer(peer, c, c, action)) {
                 turn = after;  // peers take turns
                 return true;
             }
@@ -50,21 +50,21 @@ bool Core::bind(Action& action) {
 // Ageing: the head of a lower class gets a slice now and then, however much there is above it.
 bool Core::bind_starved(Action& action) {
     for (int c = 1; c < kPriorities; ++c) {
-        if (queued_[static_cast<size_t>(c)] == 0 || !any_local_room(c)) continue;
+        if (queued_[static_cast<size_t>(c)] == 0 || !any_local_room(0)) continue;
         for (uint32_t peer = 0; peer < peers_.size(); ++peer) {
             const Peer& p = peers_[peer];
             const Queue& q = p.queues[static_cast<size_t>(c)];
             if (q.first == kNoId || now_ - flow_pool_[q.first].last_served < kStarving) continue;
-            if (p.backlog(c - 1) != 0 && bind_peer(peer, c, action)) return true;
+            if (p.backlog(c - 1) != 0 && bind_peer(peer, c, 0, action)) return true;
         }
     }
     return false;
 }
 
-bool Core::bind_peer(uint32_t peer, int priority, Action& action) {
+bool Core::bind_peer(uint32_t peer, int priority, int rank, Action& action) {
     const Peer& p = peers_[peer];
     const Queue& q = p.queues[static_cast<size_t>(priority)];
-    if (q.first == kNoId || !any_room(p, priority)) return false;
+    if (q.first == kNoId || !any_room(p, rank)) return false;
     uint64_t backlog = p.backlog(priority) - q.unbound;
     uint32_t slot = q.first;
     for (int looked = 0; slot != kNoId && looked < kLookAhead; ++looked) {
@@ -72,7 +72,7 @@ bool Core::bind_peer(uint32_t peer, int priority, Action& action) {
         backlog += f.unbound();
         const Capacity* c = capacity_for(p, f);
         if (c != nullptr) {
-            Choice choice = choose(p, f, *c, ends_in(p, *c, priority, backlog));
+            Choice choice = choose(p, f, rank, *c, ends_in(p, *c, priority, backlog));
             if (choice.link != kNoId) {
                 post(slot, choice, action);
                 return true;
@@ -84,32 +84,32 @@ bool Core::bind_peer(uint32_t peer, int priority, Action& action) {
 }
 
 // Cheap test before flows are looked at: could any link take the smallest slice?
-bool Core::any_room(const Peer& p, int priority) const {
+bool Core::any_room(const Peer& p, int rank) const {
     return std::any_of(p.usable.begin(), p.usable.end(),
-                       [&](LinkId id) { return has_room(links_[id], priority, settings_.slice_max); });
+                       [&](LinkId id) { return has_room(links_[id], rank, settings_.slice_max); });
 }
 
 // Cheaper still, for all peers at once: is there a local rail that could take anything?
-bool Core::any_local_room(int priority) const {
+bool Core::any_local_room(int rank) const {
     return std::any_of(locals_.begin(), locals_.end(), [&](RailId id) {
         const Rail& r = rails_[id];
-        return load_has_room(r.load, priority, settings_.slice_max, r.pipe);
+        return load_has_room(r.load, rank, settings_.slice_max, r.pipe);
     });
 }
 
-bool Core::load_has_room(const InFlight& load, int priority, uint64_t want, uint64_t pipe) const {
+bool Core::load_has_room(const InFlight& load, int rank, uint64_t want, uint64_t pipe) const {
     // Bulk keeps one slice fewer beyond the pipe, so that interactive work waits behind one at most.
     uint64_t window = settings_.window_slices;
-    if (priority == static_cast<int>(Priority::bulk) && window > 1) --window;
-    if (load.attempts_to(priority) < window) return true;
-    return load.bytes_to(priority) + want <= pipe + window * want;
+    if (rank == static_cast<int>(Priority::bulk) && window > 1) --window;
+    if (load.attempts_to(rank) < window) return true;
+    return load.bytes_to(rank) + want <= pipe + window * want;
 }
 
-bool Core::has_room(const Link& l, int priority, uint64_t want) const {
+bool Core::has_room(const Link& l, int rank, uint64_t want) const {
     if (l.spec.max_attempts != 0 && l.outstanding.attempts >= l.spec.max_attempts) return false;
-    return load_has_room(l.load, priority, want, l.pipe) &&
-           load_has_room(rails_[l.spec.local].load, priority, want, l.pipe) &&
-           load_has_room(rails_[l.spec.remote].load, priority, want, l.pipe);
+    return load_has_room(l.load, rank, want, l.pipe) &&
+           load_has_room(rails_[l.spec.local].load, rank, want, l.pipe) &&
+           load_has_room(rails_[l.spec.remote].load, rank, want, l.pipe);
 }
 
 bool Core::allowed(const Flow& f, LinkId link) const {
@@ -175,7 +175,7 @@ uint64_t Core::slice_for(const Link& l, const Flow& f, Nanos left, bool single) 
     return std::max<uint64_t>(1, std::min(want, available));
 }
 
-Core::Choice Core::choose(const Peer& p, const Flow& f, const Capacity& c, Nanos ends) const {
+Core::Choice Core::choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const {
     size_t links = 0;
     for (LinkId id : p.usable) links += links_[id].spec.tier == c.tier && allowed(f, id) ? 1 : 0;
     Choice best, chosen;  // the best of all, with room or not; the best of those that may take a slice
@@ -186,7 +186,7 @@ Core::Choice Core::choose(const Peer& p, const Flow& f, const Capacity& c, Nanos
         const Link& l = links_[id];
         if (l.spec.tier != c.tier || !allowed(f, id)) continue;
         uint64_t want = slice_for(l, f, ends - l.latency.get(), links == 1);
-        bool room = has_room(l, f.priority(), want);
+        bool room = has_room(l, rank, want);
         Nanos finish = finish_in(l, probe);
         if (finish < best_finish) {
             best_finish = finish;

@@ -88,17 +88,18 @@ class Core {
     };
     bool bind(Action& action);
     bool bind_starved(Action& action);
-    bool bind_peer(uint32_t peer, int priority, Action& action);
-    bool any_room(const Peer& p, int priority) const;
-    bool has_room(const Link& l, int priority, uint64_t want) const;
-    bool load_has_room(const InFlight& load, int priority, uint64_t want, uint64_t pipe) const;
-    bool any_local_room(int priority) const;
+    // `rank`: the class whose room it may use; that of a better class when it is starving.
+    bool bind_peer(uint32_t peer, int priority, int rank, Action& action);
+    bool any_room(const Peer& p, int rank) const;
+    bool has_room(const Link& l, int rank, uint64_t want) const;
+    bool load_has_room(const InFlight& load, int rank, uint64_t want, uint64_t pipe) const;
+    bool any_local_room(int rank) const;
     const Capacity* capacity_for(const Peer& p, const Flow& f) const;
     Nanos ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const;
     Nanos wait_of(const Link& l, uint64_t extra) const;
     Nanos finish_in(const Link& l, uint64_t bytes) const { return add_time(l.latency.get(), wait_of(l, bytes)); }
     uint64_t slice_for(const Link& l, const Flow& f, Nanos left, bool single) const;
-    Choice choose(const Peer& p, const Flow& f, const Capacity& c, Nanos ends) const;
+    Choice choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const;
     bool allowed(const Flow& f, LinkId link) const;
 
     // attempts.cpp
@@ -112,12 +113,14 @@ class Core {
     void to_probation(LinkId link);
     void prove(Link& l, LinkId link);
     void sign_of_life(LinkId link);
+    void be_patient(Link& l);
     Nanos patience(const Link& l) const;
     Nanos patient_until(const Link& l) const;
     void arm(LinkId link);
     void check_link(LinkId link);
     bool out_of_patience(LinkId link);
     bool somewhere_better(LinkId link) const;
+    void bound_rate(Link& l);
     void reissue(LinkId link, bool all);
     uint64_t first_ramp() const { return std::max<uint64_t>(settings_.slice_min, 256 << 10); }
 

@@ -50,6 +50,8 @@ void Core::link_probe(LinkId id, bool good) {
 
 void Core::to_probation(LinkId id) {
     Link& l = links_[id];
+    // Condemned for its silence, and well at the first probes: that was a false alarm too.
+    if (std::exchange(l.condemned, false) && now_ - l.down_since < 4 * settings_.probe_interval) be_patient(l);
     l.ramp = first_ramp();
     l.probation_since = now_;
     l.quiet_since = now_;
@@ -68,10 +70,14 @@ void Core::prove(Link& l, LinkId id) {
     if (l.state == LinkState::probation) set_state(id, LinkState::up);
 }
 
+void Core::be_patient(Link& l) {
+    l.jitter = std::min(kMostJitter, std::max(2 * l.jitter, settings_.suspect_floor));
+}
+
 void Core::sign_of_life(LinkId id) {
     Link& l = links_[id];
     if (l.state == LinkState::suspect) {  // a false alarm: have more patience with it
-        l.jitter = std::min(kMostJitter, std::max(2 * l.jitter, settings_.suspect_floor));
+        be_patient(l);
         set_state(id, LinkState::up);
     } else if (l.jitter > 0) {
         l.jitter -= l.jitter / 256 + 1;
@@ -152,6 +158,7 @@ bool Core::out_of_patience(LinkId id) {
         }
         if (now_ < add_time(l.suspect_since, kSuspectToDown * settings_.suspect_floor)) return false;
         go_down(id);
+        l.condemned = true;
         return true;
     }
     if (l.first == kNoId || now_ < patient_until(l)) return false;
@@ -159,9 +166,23 @@ bool Core::out_of_patience(LinkId id) {
     dirty_ = true;
     if (!somewhere_better(id)) return false;
     l.suspect_since = now_;
+    bound_rate(l);
     set_state(id, LinkState::suspect);
     reissue(id, false);
     return false;
+}
+
+// It has delivered less than its first attempt in all this time.
+void Core::bound_rate(Link& l) {
+    if (attempt_pool_[l.first].left() < RateModel::kTelling) return;
+    uint64_t most = rate_of(attempt_pool_[l.first].left(), now_ - l.quiet_since - (lag_ - l.quiet_lag));
+    bool own = true;
+    each_rail(l, [&](Rail& r) { own = own && r.links == 1; });
+    if (own) {
+        each_rail(l, [&](Rail& r) { r.model.bound(most); });
+    } else if (l.path_rate == 0 || most < l.path_rate) {
+        l.path_rate = most;
+    }
 }
 
 // Another link of the peer that is idle, or that has shown life since this one last did. When all fall silent

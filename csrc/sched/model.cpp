@@ -11,7 +11,8 @@ namespace {
 constexpr bool is_low(uint64_t sample, uint64_t rate) { return sample < mul_div(rate, 7, 10); }
 // Shorter than this, the jitter of a loop is larger than what is measured.
 constexpr Nanos kWeakSpan = 2 * kMillisecond;
-constexpr uint64_t kWeakBytes = 128 << 10;
+// Nothing is faster; what seems so was not measured but answered at once.
+constexpr uint64_t kFastest = 1'000'000'000'000;
 }  // namespace
 
 void RateModel::start(uint64_t prior, bool known) {
@@ -40,7 +41,7 @@ RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nano
     } else {
         bytes_ += bytes;
         ++pieces_;
-        bool enough = pieces_ >= 2 && bytes_ >= kEnough;
+        bool enough = pieces_ >= 2 && bytes_ >= kEnough && now > opened_;
         if (enough && (now - opened_ >= kSpan || (!more && !sampled_))) {
             verdict = take(rate_of(bytes_, now - opened_), now);
             sampled_ = true;
@@ -57,6 +58,7 @@ RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nano
 }
 
 RateModel::Verdict RateModel::take(uint64_t sample, Nanos now) {
+    sample = std::min(sample, kFastest);
     last_ = sample;
     last_sample_at_ = now;
     // How far the period's beginning ran ahead of the rate that it settled at.
@@ -82,10 +84,13 @@ RateModel::Verdict RateModel::take(uint64_t sample, Nanos now) {
     return low ? Verdict::low : Verdict::sample;
 }
 
-// A busy period too short for a sample says one thing: that it was slow.
+// A busy period too short for a sample still says that the rate was no less than this (latency and all), and, if it
+// took long, that it was slow.
 RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
+    uint64_t least = rate_of(busy_bytes_, now - busy_since_);
+    if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);
     Nanos span = now - busy_since_ - latency;
-    if (span < kWeakSpan || busy_bytes_ < kWeakBytes) return Verdict::nothing;
+    if (span < kWeakSpan || busy_bytes_ < kTelling) return Verdict::nothing;
     uint64_t sample = rate_of(busy_bytes_, span);
     if (!is_low(sample, rate_)) {
         low_streak_ = 0;
@@ -103,6 +108,15 @@ bool RateModel::believe_low() {
     filled_ = at_ = 1;
     low_streak_ = 0;
     return true;
+}
+
+void RateModel::bound(uint64_t rate) {
+    rate = std::max(rate, rate_ / 4);  // one silence is no measurement
+    if (rate >= rate_) return;
+    window_.fill(0);
+    window_[0] = rate_ = std::max<uint64_t>(rate, 1);
+    filled_ = at_ = 1;
+    low_streak_ = 0;
 }
 
 uint64_t RateModel::rate(Nanos now) const {

@@ -22,6 +22,8 @@ class RateModel {
     Verdict deliver(uint64_t bytes, Nanos now, bool more, Nanos latency);
     // The second low sample in a row, and the caller has nobody else to blame: forget the better past.
     bool believe_low();
+    // A slice older than predicted: the rate was no more than this meanwhile. Samples lift it again.
+    void bound(uint64_t rate);
     void idle() { open_ = false; }
 
     bool proven() const { return proven_; }
@@ -34,6 +36,7 @@ class RateModel {
     static constexpr uint64_t kSkip = 256 << 10;     // of a busy period: latency and burst
     static constexpr uint64_t kEnough = 512 << 10;   // bytes of a sample: several times the usual burst
     static constexpr Nanos kSpan = kMillisecond;     // length of a sample
+    static constexpr uint64_t kTelling = 128 << 10;  // an attempt smaller than this says nothing about the rate
 
   private:
     Verdict take(uint64_t sample, Nanos now);

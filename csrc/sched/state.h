@@ -83,6 +83,7 @@ struct Link {
     Nanos jitter = 0;                      // patience learned from false alarms
     Nanos suspect_since = 0, down_since = 0, probation_since = 0, next_probe = 0, probe_gap = 0;
     bool shows_progress = false;
+    bool condemned = false;  // down for its silence, not for an error
     // Invariant 9.
     Counts posted, used, superseded, revoked, failed, outstanding;
     uint64_t reissued = 0;

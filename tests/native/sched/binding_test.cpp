@@ -53,3 +53,152 @@ TEST_CASE("four uneven rails carry nearly their sum") {
         CHECK(warm >= 97);
     }
 }
+
+TEST_CASE("four local by four remote rails are eight resources, not sixteen") {
+    World w;
+    w.checking = false;
+    std::vector<RailId> local, remote;
+    for (int i = 0; i < 4; ++i) local.push_back(w.rail(kGB, true));
+    for (int i = 0; i < 4; ++i) remote.push_back(w.rail(kGB, true));
+    for (RailId a : local) {
+        for (RailId b : remote) w.link(a, b, 20 * kMicrosecond);
+    }
+    uint64_t p = percent(w, 64 << 20, 4 * kGB);
+    MESSAGE("4 x 4: " << p << " %");
+    CHECK(p >= 90);
+    Nanos predicted = w.sprayer.predict(0, 64 << 20, Priority::normal, w.now);
+    CHECK(predicted >= time_of(64 << 20, 4 * kGB));
+    CHECK(predicted <= time_of(64 << 20, 4 * kGB) * 11 / 10);
+}
+
+TEST_CASE("a slow link takes nothing that it would finish too late") {
+    World w;
+    RailId fast = w.rail(2 * kGB, true), slow = w.rail(kGB / 100, true);
+    LinkId good = w.link(fast, w.rail(2 * kGB, true), 20 * kMicrosecond);
+    LinkId bad = w.link(slow, w.rail(kGB / 100, true), 20 * kMicrosecond);
+    // 4 MiB end after 2 ms; the slow rail would need 6 for the smallest slice.
+    FlowId id = w.flow(4 << 20);
+    w.run(w.now + kSecond);
+    CHECK(w.flows[id].done);
+    CHECK(w.carried[bad] == 0);
+    CHECK(w.carried[good] == 4 << 20);
+}
+
+TEST_CASE("a small flow goes at once, in one slice, on the best link") {
+    World w;
+    LinkId far = w.link(w.rail(2 * kGB, true), w.rail(2 * kGB, true), kMillisecond);
+    LinkId near = w.link(w.rail(kGB, true), w.rail(kGB, true), 10 * kMicrosecond);
+    w.flow(64 << 10);
+    Action a;
+    REQUIRE(w.sprayer.next(a, w.now));
+    while (a.kind != Action::Kind::post) REQUIRE(w.sprayer.next(a, w.now));
+    CHECK(a.link == near);
+    CHECK(a.link != far);
+    CHECK(a.begin == 0);
+    CHECK(a.end == 64 << 10);
+    CHECK(a.predicted - w.now <= 2 * 20 * kMicrosecond + time_of(64 << 10, kGB));
+}
+
+TEST_CASE("interactive work waits behind one bulk slice of a link at most") {
+    World w;
+    for (int i = 0; i < 2; ++i) w.link(w.rail(kGB, true), w.rail(kGB, true), 20 * kMicrosecond);
+    FlowId bulk = w.flow(512 << 20, Priority::bulk);
+    Nanos slice = time_of(4 << 20, kGB);
+    Nanos worst = 0;
+    for (int i = 0; i < 50; ++i) {
+        w.run(w.now + 777 * kMicrosecond);
+        FlowId id = w.flow(16 << 10, Priority::interactive);
+        while (!w.flows[id].done) REQUIRE(w.step());
+        worst = std::max(worst, w.flows[id].ended - w.flows[id].submitted);
+    }
+    MESSAGE("worst interactive " << worst << " ns beside bulk");
+    // One slice under way and what is in the pipe with it.
+    CHECK(worst <= slice + 200 * kMicrosecond);
+    w.run(w.now + 100 * kSecond);
+    CHECK(w.flows[bulk].done);
+}
+
+TEST_CASE("the better class goes first, and the lower one does not starve") {
+    World w;
+    w.checking = false;
+    w.link(w.rail(kGB, true), w.rail(kGB, true), 20 * kMicrosecond);
+    FlowId low = w.flow(32 << 20, Priority::bulk);
+    FlowId high = w.flow(64 << 20, Priority::normal);
+    w.run(w.now + 60 * kMillisecond);
+    CHECK_FALSE(w.flows[low].done);
+    w.run(w.now + 100 * kSecond);
+    CHECK(w.flows[high].ended < w.flows[low].ended);
+    // Interactive work without end: bulk still moves.
+    FlowId starving = w.flow(8 << 20, Priority::bulk);
+    for (int i = 0; i < 200 && !w.flows[starving].done; ++i) {
+        w.flow(16 << 20, Priority::interactive);
+        w.run(w.now + 15 * kMillisecond);
+    }
+    CHECK(w.flows[starving].done);
+}
+
+TEST_CASE("inside a class the nearest deadline goes first") {
+    World w;
+    w.link(w.rail(kGB, true), w.rail(kGB, true), 20 * kMicrosecond);
+    FlowId later = w.flow(16 << 20, Priority::normal, w.now + 10 * kSecond);
+    FlowId sooner = w.flow(16 << 20, Priority::normal, w.now + kSecond);
+    w.run(w.now + kSecond);
+    CHECK(w.flows[sooner].ended < w.flows[later].ended);
+}
+
+TEST_CASE("a lower tier is used only while the better one cannot carry the flow") {
+    World w;
+    RailId memory = w.rail(4 * kGB, true), nic = w.rail(4 * kGB, true);
+    LinkId shm = w.link(memory, memory, 0, 0, 0, 6);
+    LinkId tcp = w.link(nic, w.rail(4 * kGB, true), 20 * kMicrosecond, 0, 1);
+    FlowId both = w.flow(64 << 20);
+    w.run(w.now + kSecond);
+    CHECK(w.flows[both].done);
+    CHECK(w.carried[shm] == 64 << 20);
+    FlowId only = w.flow(1 << 20, Priority::normal, kNever, 0, nullptr, {tcp});
+    w.run(w.now + kSecond);
+    CHECK(w.flows[only].done);
+    CHECK(w.carried[tcp] == 1 << 20);
+    w.cut(shm);
+    FlowId after = w.flow(1 << 20);
+    w.run(w.now + kSecond);
+    CHECK(w.flows[after].done);
+    CHECK(w.carried[tcp] == 2 << 20);
+}
+
+TEST_CASE("no more attempts than the link's depth") {
+    World w;
+    LinkId l = w.link(w.rail(kGB, true), w.rail(kGB, true), 10 * kMillisecond, 0, 1, 3);
+    w.flow(64 << 20);
+    w.settle();
+    CHECK(w.sprayer.view(l).outstanding == 3);
+}
+
+TEST_CASE("a slow-down is believed, and so is its end") {
+    World w;
+    w.checking = false;
+    RailId a = w.rail(kGB), b = w.rail(kGB);
+    LinkId slowed = w.link(a, w.rail(kGB), 20 * kMicrosecond);
+    w.link(b, w.rail(kGB), 20 * kMicrosecond);
+    w.flow(1 << 30);
+    w.run(w.now + 100 * kMillisecond);
+    CHECK(w.sprayer.view(slowed).rate_Bps > kGB * 9 / 10);
+    w.set_rate(a, kGB / 4);
+    w.run(w.now + 150 * kMillisecond);
+    CHECK(w.sprayer.view(slowed).rate_Bps < kGB * 4 / 10);
+    w.set_rate(a, kGB);
+    w.run(w.now + 60 * kMillisecond);
+    CHECK(w.sprayer.view(slowed).rate_Bps > kGB * 8 / 10);
+}
+
+TEST_CASE("a prediction counts what is queued in the class and above, not below") {
+    World w;
+    w.link(w.rail(kGB, true), w.rail(kGB, true), 20 * kMicrosecond);
+    Nanos idle = w.sprayer.predict(0, 10 << 20, Priority::normal, w.now);
+    w.flow(100 << 20, Priority::bulk);
+    CHECK(w.sprayer.predict(0, 10 << 20, Priority::normal, w.now) == idle);
+    w.flow(100 << 20, Priority::normal);
+    Nanos behind = w.sprayer.predict(0, 10 << 20, Priority::normal, w.now);
+    CHECK(behind >= idle + time_of(100 << 20, kGB));
+    CHECK(w.sprayer.predict(7, 1, Priority::normal, w.now) == kNever);  // no such peer
+}
