@@ -52,7 +52,8 @@ struct Statuses {
 
 // Checked once here, so that nothing below has to: (N, 16), (N, P), (N, P), (N) or none.
 store::PageBatch batch_of(const Digests& digests, const Words& addresses, const Words& lengths,
-                          const std::optional<Words>& tokens) {
+                          const std::optional<Words>& tokens,
+                          const std::optional<Words>& token_values = std::nullopt) {
     size_t n = ids(digests).size();
     require(addresses.ndim() == 2 && static_cast<size_t>(addresses.shape(0)) == n && addresses.shape(1) > 0,
             "addresses are an array of shape (N, P)");
@@ -66,7 +67,9 @@ store::PageBatch batch_of(const Digests& digests, const Words& addresses, const 
     b.digests = digests.data();
     b.addresses = addresses.data();
     b.lengths = lengths.data();
+    require(!token_values || static_cast<size_t>(token_values->size()) == n, "token values are one per page");
     b.tokens = tokens ? tokens->data() : nullptr;
+    b.token_values = token_values ? token_values->data() : nullptr;
     return b;
 }
 
@@ -107,8 +110,9 @@ void attach(const std::shared_ptr<Store>& s, const EngineHandle& h) {
 }
 
 py::tuple put(Store& s, const py::bytes& space, uint64_t generation, const Digests& digests,
-              const Words& addresses, const Words& lengths, const std::optional<Words>& tokens) {
-    store::PageBatch batch = batch_of(digests, addresses, lengths, tokens);
+              const Words& addresses, const Words& lengths, const std::optional<Words>& tokens,
+              const std::optional<Words>& token_values) {
+    store::PageBatch batch = batch_of(digests, addresses, lengths, tokens, token_values);
     Id128 id = id_of(space);
     Statuses status(batch.count);
     std::span<PageStatus> out = status.span();
@@ -235,7 +239,7 @@ void bind_native_store(py::module_& m) {
              py::arg("segment"), py::arg("node"), py::arg("incarnation"), py::arg("loan_limit"))
         .def("attach", [](const std::shared_ptr<Store>& s, const EngineHandle& h) { attach(s, h); })
         .def("put", &put, py::arg("space"), py::arg("generation"), py::arg("digests"), py::arg("addresses"),
-             py::arg("lengths"), py::arg("tokens") = py::none())
+             py::arg("lengths"), py::arg("tokens") = py::none(), py::arg("token_values") = py::none())
         .def("get", &get, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
              py::arg("check") = true)
         .def("find", &find)

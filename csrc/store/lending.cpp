@@ -79,6 +79,15 @@ void Store::give_back(const Id128& writer, uint64_t loan) {
     if (extent != kNoId) extents_.seal(extent);
 }
 
+bool Store::may_write(const Id128& writer, uint64_t offset, uint64_t length) const {
+    std::lock_guard lock(mutex_);
+    uint64_t extent = offset / extents_.extent_bytes();
+    if (length == 0 || extent >= extents_.count()) return false;
+    const Extent& e = extents_.at(static_cast<uint32_t>(extent));
+    return e.state == ExtentState::lent && e.writer == writer &&
+           within(offset - extents_.start(static_cast<uint32_t>(extent)), length, extents_.extent_bytes());
+}
+
 void Store::writer_lost(const Id128& writer) {
     std::lock_guard lock(mutex_);
     for (uint32_t i = 0; i < extents_.count(); ++i) {

@@ -246,7 +246,10 @@ void Store::put(const Id128& space, uint64_t generation, const PageBatch& batch,
     std::vector<PageJob> jobs;
     jobs.reserve(pending.size());
     for (Pending& p : pending) {
-        if (batch.tokens != nullptr) p.token = load_token(batch.tokens[p.row]);
+        if (batch.tokens != nullptr) {
+            p.token =
+                batch.token_values != nullptr ? batch.token_values[p.row] : load_token(batch.tokens[p.row]);
+        }
         jobs.push_back(job_for(batch, p.row, p.digest, address(p.slot), p.slot.length));
     }
     copy_pages(jobs, Direction::in, true, executor_);

@@ -44,6 +44,8 @@ struct PageBatch {
     const uint64_t* addresses = nullptr;
     const uint64_t* lengths = nullptr;
     const uint64_t* tokens = nullptr;  // put: addresses of u64 stability counters (0: none), or null
+    // put: what the counters read when the caller handed the pages in (a queued put starts later); null: now.
+    const uint64_t* token_values = nullptr;
 };
 
 struct Commit {
@@ -142,6 +144,8 @@ class Store {
     proto::Lent lend(const Id128& writer, const proto::LendRequest& request);
     std::vector<PageStatus> commit_lent(const Id128& writer, const proto::CommitRequest& request);
     void give_back(const Id128& writer, uint64_t loan);
+    // Does [offset, offset + length) of the segment lie in one extent that is lent to this writer?
+    bool may_write(const Id128& writer, uint64_t offset, uint64_t length) const;
     // The writer fell silent: what it holds is not reused. `gone`: proven gone (or fenced): it is.
     void writer_lost(const Id128& writer);
     void writer_gone(const Id128& writer);

@@ -186,7 +186,7 @@ TEST_CASE("a copy that runs while its extent is reclaimed delays the reuse, not 
              lengths[2] = {length, length};
     Id128 two[2] = {ids[0], id_of(1)};
     PageStatus s[2];
-    PageBatch b{2, 1, two[0].data(), addresses, lengths, nullptr};
+    PageBatch b{2, 1, two[0].data(), addresses, lengths, nullptr, nullptr};
     pool.store->get(b, true, s);
     CHECK(tried);
     CHECK(s[0] == PageStatus::HIT);

@@ -57,11 +57,11 @@ TEST_CASE("a page is the concatenation of its parts, however it is cut") {
     }
     Id128 digest = id_of(1);
     PageStatus s{};
-    PageBatch in{1, lengths.size(), digest.data(), addresses.data(), lengths.data(), nullptr};
+    PageBatch in{1, lengths.size(), digest.data(), addresses.data(), lengths.data(), nullptr, nullptr};
     pool.store->put(pool.space, 0, in, {&s, 1});
     REQUIRE(s == PageStatus::STORED);
     CHECK(pool.record(1).check == page_check(digest, whole.data(), whole.size()));
-    PageBatch out{1, lengths.size(), digest.data(), back_addresses.data(), lengths.data(), nullptr};
+    PageBatch out{1, lengths.size(), digest.data(), back_addresses.data(), lengths.data(), nullptr, nullptr};
     for (bool check : {true, false}) {
         std::fill(back.begin(), back.end(), uint8_t{0});
         pool.store->get(out, check, {&s, 1});
@@ -173,6 +173,20 @@ TEST_SUITE("protects:token") {
         CHECK(pool.find(1) == PageStatus::ABSENT);
         pool.store->set_executor({});
         CHECK(pool.put(1, in, &token) == PageStatus::STORED);
+    }
+}
+
+TEST_SUITE("protects:token") {
+    TEST_CASE("invariant 4: a queued put whose source changed before it began is not published") {
+        Pool pool(4 << 20, 4);
+        Bytes in = page(1, 5000);
+        Id128 digest = id_of(1);
+        uint64_t token = 8, handed_in = 7, token_address = reinterpret_cast<uint64_t>(&token);
+        uint64_t address = reinterpret_cast<uint64_t>(in.data()), length = in.size();
+        PageBatch b{1, 1, digest.data(), &address, &length, &token_address, &handed_in};
+        PageStatus s{};
+        pool.store->put(pool.space, 0, b, {&s, 1});
+        CHECK(s == PageStatus::UNSTABLE);
     }
 }
 

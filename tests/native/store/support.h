@@ -74,7 +74,8 @@ struct Pool {
         Id128 digest = id_of(n);
         uint64_t address = reinterpret_cast<uint64_t>(bytes_of.data()), length = bytes_of.size();
         uint64_t token_address = reinterpret_cast<uint64_t>(token);
-        PageBatch b{1, 1, digest.data(), &address, &length, token == nullptr ? nullptr : &token_address};
+        PageBatch b{1,      1, digest.data(), &address, &length, token == nullptr ? nullptr : &token_address,
+                    nullptr};
         PageStatus s{};
         store->put(space, generation, b, {&s, 1});
         return s;
@@ -82,7 +83,7 @@ struct Pool {
     PageStatus get(uint64_t n, Bytes& into, bool check = true) {
         Id128 digest = id_of(n);
         uint64_t address = reinterpret_cast<uint64_t>(into.data()), length = into.size();
-        PageBatch b{1, 1, digest.data(), &address, &length, nullptr};
+        PageBatch b{1, 1, digest.data(), &address, &length, nullptr, nullptr};
         PageStatus s{};
         store->get(b, check, {&s, 1});
         return s;

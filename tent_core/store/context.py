@@ -1,0 +1,129 @@
+"""What the parts of a page store share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from tent_metadata import Directory
+
+from tent_core.engine import Engine
+from tent_core.metrics import Registry
+from tent_core.store.batch import Digests, Memory, Statuses
+from tent_core.store.peers import Peers
+from tent_core.store.reason import PageStatus
+
+__all__ = ["Context", "Deadline"]
+
+_KEPT = 65536  # records to delete, or hits to report, that wait; beyond it the oldest are forgotten
+
+
+class Deadline:
+    """A point in time that an operation must keep to."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return self.left <= 0.0
+
+
+class Context:
+    """The engine, the directory, the native store (None without memory of our own), and what waits for upkeep."""
+
+    def __init__(
+        self, engine: Engine, directory: Directory, native: Any, metrics: Registry, config: Any, peers: Peers
+    ) -> None:
+        self.engine = engine
+        self.directory = directory
+        self.native = native
+        self.metrics = metrics
+        self.config = config
+        self.peers = peers
+        self.memory = Memory(engine)
+        self.name = engine.name
+        self.incarnation = engine.incarnation
+        self.wake = threading.Event()  # there is something to do for upkeep
+        self.directory_lost = threading.Event()  # an operation failed since the last republish
+        self._lock = threading.Lock()
+        self._generations: dict[bytes, int] = {}
+        self._dead_records: deque[tuple[bytes, bytes]] = deque(maxlen=_KEPT)
+        self._hits: dict[tuple[str, bytes], list[Digests]] = {}
+        self._hit_count = 0
+
+    # ---- generations
+
+    def generation(self, space: bytes) -> int:
+        """The namespace's generation, as far as this node knows."""
+        return self._generations.get(space, 0)
+
+    def knows(self, space: bytes) -> bool:
+        return space in self._generations
+
+    def saw_generation(self, space: bytes, generation: int) -> int:
+        """Takes over a generation; when it rose, our own older pages are dropped. Returns the one that counts."""
+        known = self._generations.get(space)
+        if known is not None and generation <= known:
+            return known
+        with self._lock:
+            generation = max(generation, self._generations.get(space, 0))
+            self._generations[space] = generation
+        if self.native is not None and generation > 0:
+            self.native.clear(space, generation)
+            self.wake.set()
+        return generation
+
+    def spaces(self) -> list[bytes]:
+        with self._lock:
+            return list(self._generations)
+
+    # ---- for upkeep
+
+    def dead_records(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Records that lead nowhere: compared and deleted by upkeep."""
+        self._dead_records.extend(items)
+
+    def take_dead_records(self, most: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        while self._dead_records and len(found) < most:
+            found.append(self._dead_records.popleft())
+        return found
+
+    def note_hits(self, peer: tuple[str, bytes], digests: Digests) -> None:
+        """Pages read one-sided: their owner is told by upkeep, so that it keeps them."""
+        with self._lock:
+            if self._hit_count < _KEPT:
+                self._hits.setdefault(peer, []).append(digests)
+                self._hit_count += len(digests)
+
+    def take_hits(self) -> dict[tuple[str, bytes], Digests]:
+        with self._lock:
+            hits, self._hits, self._hit_count = self._hits, {}, 0
+        return {peer: np.concatenate(parts) for peer, parts in hits.items()}
+
+    def lost_directory(self) -> None:
+        self.metrics.counter("store.directory.failures").inc()
+        self.directory_lost.set()
+        self.wake.set()
+
+    # ---- counting
+
+    def count(self, operation: str, status: Statuses, totals: Sequence[int] | Any = None) -> None:
+        """Pages by status, and bytes moved."""
+        values, numbers = np.unique(status, return_counts=True)
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            self.metrics.counter("store.pages", op=operation, status=PageStatus(value).name.lower()).inc(
+                number
+            )
+        if totals is not None:
+            moved = (status == PageStatus.HIT) | (status == PageStatus.STORED)
+            self.metrics.counter("store.bytes", op=operation).inc(int(totals[moved].sum()))

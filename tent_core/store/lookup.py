@@ -1,0 +1,142 @@
+"""Finding pages: one round trip to the directory, decoded natively, with what this node owns as the fallback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tent_core import _native
+from tent_core.engine import Peer
+from tent_core.errors import DirectoryUnavailable, TentError
+from tent_core.store.batch import Digests, Rows, Statuses, Words, listed
+from tent_core.store.context import Context, Deadline
+from tent_core.store.reason import PageStatus
+
+__all__ = ["Located", "Lookup", "Messages", "lease", "locate"]
+
+U32 = npt.NDArray[np.uint32]
+
+
+class Messages:
+    """Numbers of the calls to an owner's store (csrc/proto/store_messages.h), and how many pages one may name."""
+
+    LEND, GIVE_BACK, COMMIT, PIN, UNPIN, HITS, REMOVE = range(1, 8)
+    MOST = 4096
+
+
+@dataclass
+class Located:
+    """Where pages lie, one row a page. Only rows whose status is HIT mean anything."""
+
+    digests: Digests
+    status: Statuses
+    node: U32  # index into `nodes`
+    segment: U32
+    epoch: U32
+    offset: Words
+    length: Words
+    check: Words
+    nodes: list[tuple[str, bytes]]
+    records: list[bytes | None]
+
+    def rows(self, rows: Rows) -> Located:
+        return Located(
+            self.digests[rows],
+            self.status[rows],
+            self.node[rows],
+            self.segment[rows],
+            self.epoch[rows],
+            self.offset[rows],
+            self.length[rows],
+            self.check[rows],
+            self.nodes,
+            [self.records[row] for row in rows.tolist()],
+        )
+
+    def owned_by(self, index: int) -> Rows:
+        found: Rows = np.flatnonzero((self.status == PageStatus.HIT) & (self.node == index))
+        return found
+
+
+def locate(context: Context, space: bytes, digests: Digests, lengths: Words | None) -> Located:
+    """Looks pages up. With the directory down, pages that this node owns are found all the same."""
+    try:
+        records, generation = context.directory.lookup(space, listed(digests))
+    except DirectoryUnavailable:
+        context.lost_directory()
+        return _own_only(context, digests, lengths)
+    generation = context.saw_generation(space, generation)
+    columns = _native.decode_records(records, context.name, generation, lengths)
+    status, node, segment, epoch, offset, length, check, _version, nodes = columns
+    return Located(digests, status, node, segment, epoch, offset, length, check, nodes, records)
+
+
+def _own_only(context: Context, digests: Digests, lengths: Words | None) -> Located:
+    count = len(digests)
+    status = np.full(count, PageStatus.DIRECTORY_DOWN, dtype=np.uint8)
+    found = np.zeros(count, dtype=np.uint64)
+    if context.native is not None:
+        own, found = context.native.find(digests)
+        here = own == PageStatus.HIT
+        status[here] = PageStatus.HIT
+        if lengths is not None:
+            status[here & (found != lengths)] = PageStatus.LENGTH_MISMATCH
+    none32 = np.zeros(count, dtype=np.uint32)
+    none64 = np.zeros(count, dtype=np.uint64)
+    nodes = [(context.name, context.incarnation)]
+    return Located(
+        digests, status, none32, none32, none32, none64, found, none64, nodes, [None] * count
+    )  # fmt: skip
+
+
+@dataclass
+class Lookup:
+    """What a look-up found. Hand it to ``get`` to spare the directory a second trip."""
+
+    status: Statuses
+    located: Located = field(repr=False)
+
+    @property
+    def hits(self) -> int:
+        """How many pages from the front are there."""
+        hit = self.status == PageStatus.HIT
+        return len(hit) if hit.all() else int(np.argmin(hit))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all hits."""
+        return int(self.located.length[self.status == PageStatus.HIT].sum())
+
+    def release(self) -> None:
+        """Says that the pages need not be kept any longer. Read leases are short and run out by themselves: an owner
+        keeps one until then, since another reader may rely on it. Idempotent."""
+
+
+def lease(context: Context, located: Located, milliseconds: int, deadline: Deadline) -> None:
+    """Asks the owners to keep the pages that were found; those that are gone become misses in ``located.status``."""
+    for index, (name, incarnation) in enumerate(located.nodes):
+        rows = located.owned_by(index)
+        for start in range(0, len(rows), Messages.MOST):
+            some = rows[start : start + Messages.MOST]
+            located.status[some] = _lease_at(
+                context, name, incarnation, located.digests[some], milliseconds, deadline
+            )
+
+
+def _lease_at(
+    context: Context, name: str, incarnation: bytes, digests: Digests, milliseconds: int, deadline: Deadline
+) -> Statuses | PageStatus:
+    if name == context.name and context.native is not None:
+        kept: Statuses = context.native.lease(digests, milliseconds)
+        return kept
+    peer = context.peers.get(name, incarnation, deadline.left)
+    if not isinstance(peer, Peer):
+        return peer
+    try:
+        reply = peer.call(Messages.PIN, _native.pin_request(milliseconds, digests), max(0.001, deadline.left))
+        answers: Statuses = _native.statuses_reply(reply)
+    except TentError:
+        return PageStatus.OWNER_UNREACHABLE
+    return answers if len(answers) == len(digests) else PageStatus.OWNER_UNREACHABLE

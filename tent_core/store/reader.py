@@ -1,0 +1,220 @@
+"""Getting pages: one intent per owner, straight into the caller's memory, then every page is verified."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from tent_core import _native
+from tent_core.engine import Intent, Peer, Transfer
+from tent_core.errors import InvalidArgument, TentError
+from tent_core.store.batch import Batch, Rows, Statuses
+from tent_core.store.context import Context, Deadline
+from tent_core.store.lookup import Located, locate
+from tent_core.store.reason import PageStatus, status_of_code
+from tent_core.store.transfer import Control
+
+__all__ = ["Reader"]
+
+log = logging.getLogger("tent.store")
+_OK = 1  # state of a range
+_GRACE_S = 10.0  # beyond the deadline, which the engine keeps itself
+
+
+@dataclass
+class _Part:
+    """The rows that one owner serves."""
+
+    peer: Peer
+    rows: Rows
+    group: np.typing.NDArray[np.uint32]
+    transfer: Transfer
+
+
+class Reader:
+    """Any thread. Raises only for the caller's own mistakes."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.rate = 2e9  # bytes a second of verified gets lately: a guess until the first
+
+    def get(
+        self,
+        space: bytes,
+        batch: Batch,
+        located: Located | None,
+        deadline: Deadline,
+        priority: str,
+        control: Control,
+    ) -> Statuses:
+        """Status per page. Returns once nothing touches the caller's memory any more."""
+        started = time.monotonic()
+        context = self._context
+        fresh = located is None
+        if located is None:
+            located = locate(context, space, batch.digests, batch.totals)
+        status = self._fetch(batch, located, deadline, priority, control)
+        # A page may have been moved between look-up and read: where it went is one look-up away.
+        again = np.flatnonzero(
+            (status == PageStatus.STALE_EPOCH) | ((status == PageStatus.ABSENT) & ~_absent(located))
+        )
+        if len(again) and not deadline.passed and not control.cancelled:
+            some = batch.rows(again)
+            moved = locate(context, space, some.digests, some.totals)
+            same = [a == b for a, b in zip(moved.records, located.rows(again).records, strict=True)]
+            moved.status[np.array(same) & (moved.status == PageStatus.HIT)] = PageStatus.STALE_EPOCH
+            status[again] = self._fetch(some, moved, deadline, priority, control)
+            self._drop_dead(moved, status[again])
+        self._drop_dead(located, status)
+        context.count("get", status, batch.totals)
+        seconds = time.monotonic() - started
+        nbytes = int(batch.totals[status == PageStatus.HIT].sum())
+        if nbytes >= 1 << 16 and seconds > 0:
+            self.rate += (nbytes / seconds - self.rate) * 0.25
+        context.metrics.histogram("store.get.seconds", looked_up=str(fresh).lower()).observe(seconds)
+        return status
+
+    def _fetch(
+        self, batch: Batch, located: Located, deadline: Deadline, priority: str, control: Control
+    ) -> Statuses:
+        status = located.status.copy()
+        parts: list[_Part] = []
+        own: list[Rows] = []
+        try:
+            for index, (name, incarnation) in enumerate(located.nodes):
+                rows = located.owned_by(index)
+                if not len(rows):
+                    continue
+                if name == self._context.name:
+                    if _native.same_incarnation(incarnation, self._context.incarnation):
+                        own.append(rows)
+                    else:
+                        status[rows] = PageStatus.STALE_INCARNATION
+                    continue
+                part = self._start(batch, located, rows, (name, incarnation), deadline, priority)
+                if isinstance(part, _Part):
+                    control.add(part.transfer)
+                    parts.append(part)
+                else:
+                    status[rows] = part
+        except InvalidArgument:
+            for part in parts:
+                part.transfer.cancel()
+                part.transfer.wait_released(_GRACE_S)
+            raise
+        for rows in own:  # while the others are under way
+            status[rows] = self._own(batch.rows(rows), control)
+        for part in parts:
+            status[part.rows] = self._finish(part, deadline)
+        for part in parts:
+            self._verify(batch, located, part, status)
+        return status
+
+    def _own(self, batch: Batch, control: Control) -> Statuses | PageStatus:
+        if control.cancelled:
+            return PageStatus.CANCELLED
+        if self._context.native is None:
+            return PageStatus.ABSENT
+        status: Statuses = self._context.native.get(
+            batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
+        )
+        return status
+
+    def _start(
+        self,
+        batch: Batch,
+        located: Located,
+        rows: Rows,
+        owner: tuple[str, bytes],
+        deadline: Deadline,
+        priority: str,
+    ) -> _Part | PageStatus:
+        peer = self._context.peers.get(*owner, deadline.left)
+        if not isinstance(peer, Peer):
+            return peer
+        if deadline.passed:
+            return PageStatus.DEADLINE
+        local, segment, offset, length, epoch, group = _native.expand_parts(
+            rows,
+            batch.addresses,
+            batch.lengths,
+            located.segment[rows],
+            located.offset[rows],
+            located.epoch[rows],
+        )
+        intent = Intent(
+            "read",
+            peer,
+            local,
+            segment,
+            offset,
+            length,
+            group,
+            epoch=epoch,
+            priority=priority,
+            deadline=deadline.left,
+        )
+        try:
+            native = self._context.engine._submit(intent, True)
+        except InvalidArgument as error:
+            if error.code == "out_of_range":  # of the owner's segment: the record is wrong, not the caller
+                return PageStatus.BAD_RECORD
+            raise
+        except TentError as error:
+            return status_of_code(error.code)
+        return _Part(peer, rows, group, Transfer(self._context.engine, native))
+
+    def _finish(self, part: _Part, deadline: Deadline) -> Statuses:
+        transfer = part.transfer
+        if not transfer.wait(deadline.left + _GRACE_S):
+            transfer.cancel()
+        transfer.wait_released(_GRACE_S)
+        status = np.full(len(part.rows), PageStatus.HIT, dtype=np.uint8)
+        ranges = transfer.status
+        if (ranges == _OK).all():
+            return status
+        # A page fails with its first failed range.
+        code, _message = transfer._native.result or ("deadline", "")
+        status[part.group[ranges != _OK]] = status_of_code(code)
+        for index, code, _message in reversed(transfer._native.errors):
+            status[part.group[index]] = status_of_code(code)
+        return status
+
+    def _verify(self, batch: Batch, located: Located, part: _Part, status: Statuses) -> None:
+        rows = part.rows[status[part.rows] == PageStatus.HIT]
+        if not len(rows):
+            return
+        if self._context.config.store.check:
+            some = batch.rows(rows) if len(rows) < len(batch) else batch
+            checks = located.check[rows]
+            status[rows] = _native.verify_pages(
+                some.digests, some.addresses, some.lengths, checks, self._context.engine._native
+            )
+            bad = rows[status[rows] != PageStatus.HIT]
+            if len(bad):
+                log.warning(
+                    "%d pages from node %r failed their check and were dropped", len(bad), part.peer.name
+                )
+                rows = rows[status[rows] == PageStatus.HIT]
+        self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
+
+    def _drop_dead(self, located: Located, status: Statuses) -> None:
+        """Records that led to nobody are compared and deleted by upkeep."""
+        dead = (status == PageStatus.STALE_INCARNATION) | (status == PageStatus.BAD_RECORD)
+        if not dead.any():
+            return
+        items = []
+        for row in np.flatnonzero(dead).tolist():
+            record = located.records[row]
+            if record is not None:
+                items.append((located.digests[row].tobytes(), record))
+        self._context.dead_records(items)
+        self._context.wake.set()
+
+
+def _absent(located: Located) -> np.typing.NDArray[np.bool_]:
+    """Rows that the directory itself did not have."""
+    return np.asarray(located.status != PageStatus.HIT)

@@ -1,0 +1,494 @@
+"""`PageStore`: what serving engines talk to."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tent_metadata import Directory, open_directory
+
+from tent_core import _native
+from tent_core.config import Config, load_config
+from tent_core.engine import Engine, Peer, Segment
+from tent_core.errors import Closed, DirectoryUnavailable, Forked, InvalidArgument, TentError
+from tent_core.metrics import Registry
+from tent_core.store.batch import Batch, Statuses, Words, digests_of, make_batch, page_lengths
+from tent_core.store.context import Context, Deadline
+from tent_core.store.lookup import Located, Lookup, Messages, lease, locate
+from tent_core.store.namespace import Namespace, Value
+from tent_core.store.peers import Peers
+from tent_core.store.prefault import Prefault
+from tent_core.store.reader import Reader
+from tent_core.store.reason import PageStatus
+from tent_core.store.remote import RemoteWriter
+from tent_core.store.transfer import Control, StoreTransfer, Workers
+from tent_core.store.upkeep import Upkeep
+from tent_core.store.writer import Publisher, Writer
+
+__all__ = ["PageStore"]
+
+log = logging.getLogger("tent.store")
+_WORKERS = 2
+_PAGE = 4096
+_SLACK = (
+    256  # an extent is larger by this fraction: pages whose size is a power of two fit with their headers
+)
+_ABANDONED_S = 5.0
+_open_stores: weakref.WeakSet[PageStore] = weakref.WeakSet()
+_PRIORITIES = ("interactive", "normal", "bulk")
+
+
+def _close_all() -> None:
+    for store in list(_open_stores):
+        store.close()
+
+
+atexit.register(_close_all)
+
+
+class PageStore:
+    """Pages of this node and, through the directory, of all others. Thread-safe.
+
+    Batch calls answer with a `PageStatus` per page and raise only for the caller's own mistakes: InvalidArgument,
+    Unregistered, OutOfRange, OverlappingRanges, ReadOnlyBuffer, Closed, Forked. Faults of the world (a dead owner, a
+    silent Redis, no room) are statuses. Addresses are absolute and must lie in memory that was registered; the memory
+    must stay registered until the call returns (`StoreTransfer.wait_released` for submitted ones). Bytes and seconds
+    throughout.
+    """
+
+    def __init__(self, config: Config, engine: Engine, directory: Directory, owns: tuple[bool, bool]) -> None:
+        """Use `open`."""
+        self._pid = os.getpid()
+        self.config = config
+        self.engine = engine
+        self.directory = directory
+        self.node_name = engine.name
+        self.metrics = Registry()
+        self._owns_engine, self._owns_directory = owns
+        self._closing = threading.Lock()
+        self._closed = False
+        self._segment, native = self._make_pool()
+        peers = Peers(engine, directory, config.engine.connect_timeout_ms / 1000)
+        self._context = Context(engine, directory, native, self.metrics, config, peers)
+        self._reader = Reader(self._context)
+        publisher = Publisher(self._context)
+        self._writer = Writer(self._context, publisher) if native is not None else None
+        self._remote = RemoteWriter(self._context)
+        self._upkeep = Upkeep(self._context, publisher, self._writer, config.directory.node_ttl_ms / 1000)
+        self.metrics.attach_native(engine.metrics)
+        if native is not None:
+            self.metrics.attach_native(lambda: {"store": native.stats()})
+
+    @classmethod
+    def open(
+        cls,
+        config: None | str | Mapping[str, Any] | Config = None,
+        *,
+        engine: Engine | None = None,
+        directory: Directory | None = None,
+    ) -> PageStore:
+        """Starts this node: an engine, the directory, ``store.capacity`` bytes of memory, and its node record.
+
+        An engine or directory that is handed in stays the caller's. Raises ConfigError, AuthFailed, NoMemory, PortInUse,
+        or NameInUse; a directory that is merely down is no error: pages are misses until it returns.
+        """
+        settings = config if isinstance(config, Config) else load_config(config)
+        own_engine, own_directory = engine is None, directory is None
+        engine = engine or Engine(settings)
+        store = None
+        try:
+            directory = directory or open_directory(settings.directory, cluster_id=settings.cluster.id)
+            store = cls(settings, engine, directory, (own_engine, own_directory))
+            store._register_node()
+        except BaseException:
+            if store is not None:
+                store.close()
+            else:
+                if own_directory and directory is not None:
+                    directory.close()
+                if own_engine:
+                    engine.close()
+            raise
+        store._workers = Workers(_WORKERS, "store")
+        store._upkeep.start()
+        _open_stores.add(store)
+        return store
+
+    _workers: Workers | None = None
+    _prefault: Prefault | None = None
+
+    def _make_pool(self) -> tuple[Segment | None, Any]:
+        capacity = self.config.store.capacity
+        if capacity == 0:
+            return None, None
+        # A few extents at least, or nothing could be reclaimed while the rest is in use.
+        extent = min(self.config.store.extent, max(_PAGE, capacity // 4))
+        extent = extent // _PAGE * _PAGE
+        count = max(1, capacity // extent)
+        extent += (extent // _SLACK + _PAGE - 1) // _PAGE * _PAGE
+        segment = self.engine.allocate(extent * count, name="pages", extent=extent, access="rw")
+        native = _native.NativeStore(
+            segment.address,
+            segment.nbytes,
+            extent,
+            segment._epochs,
+            segment.id,
+            self.engine.name,
+            self.engine.incarnation,
+            max(self.config.engine.quarantine, extent),
+        )
+        native.attach(self.engine._native)
+        if self.config.store.prefault:
+            self._prefault = Prefault(segment.address, segment.nbytes)
+        return segment, native
+
+    def _register_node(self) -> None:
+        try:
+            self.directory.put_node(self.node_name, self.engine.incarnation, self.engine.descriptor())
+        except DirectoryUnavailable as error:
+            log.warning("%s; pages are misses until it returns", error)
+            self._context.lost_directory()
+
+    # ---- names and memory
+
+    def namespace(self, fields: Mapping[str, Value]) -> Namespace:
+        """Everything that changes the bytes of a page: model and revision, dtype, layout, page size, ranks, salt ..."""
+        self._usable()
+        space = Namespace.of(fields)
+        if not self._context.knows(space.digest):
+            try:
+                self._context.saw_generation(space.digest, self.directory.generation(space.digest))
+            except DirectoryUnavailable:
+                self._context.lost_directory()
+                self._context.saw_generation(space.digest, 0)
+        return space
+
+    def register(self, buffer: Any) -> Segment:
+        """Makes memory known: an array, buffer, tensor or ``(address, nbytes)``. Peers cannot reach it. Close the
+        segment before the buffer goes, after every transfer over it was released."""
+        self._usable()
+        return self.engine.register(buffer, access="private")
+
+    # ---- pages
+
+    def put(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        *,
+        token: Any = None,
+        timeout: float | None = None,
+        node: str | None = None,
+    ) -> Statuses:
+        """Stores pages: STORED, PRESENT (somebody was first) or a miss reason each.
+
+        ``token``: per page the address of a uint64 counter that changes when the source gets another owner; a change
+        between this call and the end of the copy makes the page UNSTABLE, and it is not stored. ``node``: into that
+        node's memory instead of our own.
+        """
+        batch, tokens = self._put_batch(namespace, keys, addresses, lengths, token)
+        return self._put(namespace.digest, batch, tokens, node, self._deadline(timeout), Control())
+
+    def get(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        *,
+        lookup: Lookup | None = None,
+        timeout: float | None = None,
+        priority: str = "interactive",
+    ) -> Statuses:
+        """Brings pages into the caller's memory and verifies them: HIT or a miss reason each. The destination of a
+        miss is undefined. ``lookup``: of the same keys, or of more that begin with them."""
+        batch, located = self._get_batch(namespace, keys, addresses, lengths, lookup, priority)
+        return self._reader.get(
+            namespace.digest, batch, located, self._deadline(timeout), priority, Control()
+        )
+
+    def submit_put(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        *,
+        token: Any = None,
+        timeout: float | None = None,
+        node: str | None = None,
+    ) -> StoreTransfer:
+        """`put` beside the caller. Never blocks; the time-out counts from here."""
+        batch, tokens = self._put_batch(namespace, keys, addresses, lengths, token)
+        deadline = self._deadline(timeout)
+        return self._submit(
+            batch,
+            deadline,
+            lambda control: self._put(namespace.digest, batch, tokens, node, deadline, control),
+        )
+
+    def submit_get(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        *,
+        lookup: Lookup | None = None,
+        timeout: float | None = None,
+        priority: str = "interactive",
+    ) -> StoreTransfer:
+        """`get` beside the caller. Never blocks; the time-out counts from here."""
+        batch, located = self._get_batch(namespace, keys, addresses, lengths, lookup, priority)
+        deadline = self._deadline(timeout)
+        return self._submit(
+            batch,
+            deadline,
+            lambda control: self._reader.get(namespace.digest, batch, located, deadline, priority, control),
+        )
+
+    def lookup(
+        self, namespace: Namespace, keys: Sequence[bytes], *, lengths: Any = None, pin_ms: int = 0
+    ) -> Lookup:
+        """Where pages are: one round trip to the directory; never call it on a scheduler's thread. ``lengths``: a page of
+        another length is a miss. ``pin_ms``: owners keep what was found for so long (a round trip to each)."""
+        self._usable()
+        digests = digests_of(namespace.digest, keys)
+        if not 0 <= pin_ms <= 60_000:
+            raise InvalidArgument(f"pin_ms must be between 0 and 60000, not {pin_ms}")
+        expected = None if lengths is None else page_lengths(lengths, len(digests))
+        located = locate(self._context, namespace.digest, digests, expected)
+        if pin_ms:
+            lease(self._context, located, pin_ms, self._deadline(None))
+        self._context.count("lookup", located.status)
+        return Lookup(located.status, located)
+
+    def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
+        """HIT or a miss reason per page: what the directory says, unverified."""
+        self._usable()
+        located = locate(self._context, namespace.digest, digests_of(namespace.digest, keys), None)
+        return located.status
+
+    def remove(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
+        """Takes pages out of the directory and out of their owner's memory: HIT (it was there) or a miss reason."""
+        self._usable()
+        digests = digests_of(namespace.digest, keys)
+        located = locate(self._context, namespace.digest, digests, None)
+        status = located.status.copy()
+        if self._context.native is not None:
+            own = self._context.native.remove(digests)
+            status[own == PageStatus.HIT] = PageStatus.HIT
+        rows = np.flatnonzero(located.status == PageStatus.HIT).tolist()
+        items = [
+            (digests[row].tobytes(), record) for row in rows if (record := located.records[row]) is not None
+        ]
+        try:
+            if items:
+                self.directory.unpublish(items)
+        except DirectoryUnavailable:
+            self._context.lost_directory()
+            self._context.dead_records(items)
+        self._remove_remote(namespace.digest, located)
+        return status
+
+    def _remove_remote(self, space: bytes, located: Located) -> None:
+        for index, (name, incarnation) in enumerate(located.nodes):
+            rows = located.owned_by(index)
+            if name == self.node_name or not len(rows):
+                continue
+            peer = self._context.peers.get(name, incarnation, self._deadline(None).left)
+            for start in range(0, len(rows), Messages.MOST):
+                if not isinstance(peer, Peer):
+                    break  # the record is gone; its owner finds out when it publishes again
+                some = located.digests[rows[start : start + Messages.MOST]]
+                try:
+                    peer.call(Messages.REMOVE, _native.remove_request(space, some), 1.0)
+                except TentError:
+                    break
+
+    def clear(self, namespace: Namespace | None = None) -> None:
+        """Forgets a namespace everywhere: its generation rises, and what was published before is a miss for everybody
+        at once. Without one: each namespace that this node has used. Raises DirectoryUnavailable."""
+        self._usable()
+        spaces = [namespace.digest] if namespace is not None else self._context.spaces()
+        for space in spaces:
+            self._context.saw_generation(space, self.directory.clear(space))
+
+    def pin(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
+        """Keeps pages of this node from being evicted until `unpin`: HIT, or ABSENT for pages it does not own."""
+        return self._pin(namespace, keys, True)
+
+    def unpin(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
+        return self._pin(namespace, keys, False)
+
+    def _pin(self, namespace: Namespace, keys: Sequence[bytes], pinned: bool) -> Statuses:
+        self._usable()
+        digests = digests_of(namespace.digest, keys)
+        if self._context.native is None:
+            return np.full(len(digests), PageStatus.ABSENT, dtype=np.uint8)
+        status: Statuses = self._context.native.pin(digests, pinned)
+        return status
+
+    # ---- what to expect
+
+    def predict_get(self, what: Lookup | int) -> float:
+        """Seconds that getting so many bytes, or the hits of a look-up, would take now. No I/O."""
+        self._usable()
+        if isinstance(what, int):
+            return what / self._reader.rate
+        located, sessions = what.located, self._context.peers.connected()
+        longest = 0.0
+        for index, node in enumerate(located.nodes):
+            nbytes = int(located.length[located.owned_by(index)].sum())
+            peer = sessions.get(node)
+            seconds = nbytes / self._reader.rate
+            if peer is not None and nbytes:
+                seconds = max(seconds, float(peer._native.predict(nbytes, "interactive")))
+            longest = max(longest, seconds)
+        return longest
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of this node, by name. No I/O."""
+        self._usable()
+        native = self._context.native
+        result: dict[str, Any] = {"node": self.node_name, "get_rate_Bps": self._reader.rate}
+        result["directory_lost"] = self._context.directory_lost.is_set()
+        if native is not None:
+            result.update(native.stats())
+        return result
+
+    # ---- end
+
+    def close(self) -> None:
+        """Ends everything: submitted operations are cancelled, loans given back, the node's record removed, threads
+        joined, memory freed. Idempotent; in a forked child it does nothing."""
+        if os.getpid() != self._pid:
+            return
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        if self._workers is not None:
+            self._workers.close()
+        self._upkeep.close()
+        if self._prefault is not None:
+            self._prefault.close()
+        self._remote.close()
+        try:
+            self.directory.remove_node(self.node_name, self.engine.incarnation)
+        except TentError:
+            pass  # it expires
+        try:
+            if self._owns_engine:
+                self.engine.close()
+            elif self._segment is not None:
+                self._segment.unregister(_ABANDONED_S)
+        finally:
+            if self._owns_directory:
+                self.directory.close()
+            _open_stores.discard(self)
+
+    def __enter__(self) -> PageStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<PageStore {self.node_name!r}>"
+
+    # ---- inside
+
+    def _usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise Forked("this process is a child made by fork: open a PageStore here")
+        if self._closed:
+            raise Closed("the page store was closed")
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        if timeout is not None and timeout <= 0:
+            raise InvalidArgument(f"a time-out must be positive, not {timeout}")
+        return Deadline(self.config.engine.deadline_ms / 1000 if timeout is None else timeout)
+
+    def _put_batch(
+        self, namespace: Namespace, keys: Sequence[bytes], addresses: Any, lengths: Any, token: Any
+    ) -> tuple[Batch, tuple[Words, Words] | None]:
+        self._usable()
+        batch = make_batch(namespace.digest, keys, addresses, lengths)
+        self._context.memory.check(batch)
+        if token is None:
+            return batch, None
+        tokens = np.ascontiguousarray(token, dtype=np.uint64)
+        if tokens.shape != (len(batch),):
+            raise InvalidArgument(f"token has shape {tokens.shape}: give the address of one counter per page")
+        # Read now: a put may wait in the queue while the block gets another owner.
+        return batch, (tokens, _native.read_tokens(tokens))
+
+    def _get_batch(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        lookup: Lookup | None,
+        priority: str,
+    ) -> tuple[Batch, Located | None]:
+        self._usable()
+        if priority not in _PRIORITIES:
+            raise InvalidArgument(f"priority must be one of {', '.join(_PRIORITIES)}, not {priority!r}")
+        batch = make_batch(namespace.digest, keys, addresses, lengths)
+        self._context.memory.check(batch)
+        return batch, None if lookup is None else _located_for(batch, lookup.located)
+
+    def _put(
+        self,
+        space: bytes,
+        batch: Batch,
+        tokens: tuple[Words, Words] | None,
+        node: str | None,
+        deadline: Deadline,
+        control: Control,
+    ) -> Statuses:
+        if not len(batch):
+            return np.empty(0, dtype=np.uint8)
+        if node is not None and node != self.node_name:
+            return self._remote.put(space, batch, tokens, node, deadline, control)
+        if self._writer is None:
+            return np.full(len(batch), PageStatus.NO_SPACE, dtype=np.uint8)
+        return self._writer.put(space, batch, tokens, deadline, control)
+
+    def _submit(self, batch: Batch, deadline: Deadline, operation: Any) -> StoreTransfer:
+        assert self._workers is not None
+
+        def run(control: Control) -> Statuses:
+            if deadline.passed:
+                return np.full(len(batch), PageStatus.DEADLINE, dtype=np.uint8)
+            status: Statuses = operation(control)
+            return status
+
+        return self._workers.submit(len(batch), run)
+
+
+def _located_for(batch: Batch, located: Located) -> Located:
+    """The rows of a look-up that belong to a batch; its lengths are compared again."""
+    count = len(batch)
+    if count > len(located.digests) or not np.array_equal(located.digests[:count], batch.digests):
+        raise InvalidArgument(
+            "the look-up is of other keys: hand in one of the same keys, or of more that begin so"
+        )
+    rows = np.arange(count)
+    mine = located.rows(rows)
+    wrong = (mine.status == PageStatus.HIT) & (mine.length != batch.totals)
+    mine.status[wrong] = PageStatus.LENGTH_MISMATCH
+    return mine

@@ -1,0 +1,158 @@
+"""What a page store does on its own: its node record, publishing, reclaiming, generations, hits. One thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from tent_core import _native
+from tent_core.engine import Peer
+from tent_core.errors import DirectoryUnavailable, NameInUse, TentError
+from tent_core.store.context import Context
+from tent_core.store.lookup import Messages
+from tent_core.store.reason import PageStatus
+from tent_core.store.writer import Publisher, Writer
+
+__all__ = ["Upkeep"]
+
+log = logging.getLogger("tent.store")
+_BATCH = 256  # pages in one directory operation
+_PACE_S = 0.005  # between two batches of a republish: serving goes first
+_GENERATIONS_S = 2.0
+_HITS_S = 1.0
+_RETRY_S = 0.25  # after the directory failed
+
+
+class Upkeep:
+    """Never in a caller's way. ``close`` joins the thread."""
+
+    def __init__(
+        self, context: Context, publisher: Publisher, writer: Writer | None, node_ttl: float
+    ) -> None:
+        self._context = context
+        self._publisher = publisher
+        self._writer = writer
+        self._refresh_s = node_ttl / 3
+        self._stop = threading.Event()
+        self._next_node = time.monotonic() + self._refresh_s
+        self._next_generations = self._next_hits = 0.0
+        self._name_taken = False
+        self._thread = threading.Thread(target=self._run, name="tent-upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._context.wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._context.wake.clear()
+            try:
+                pause = self._round()
+            except Exception:
+                log.exception("upkeep of the page store failed; it goes on")
+                pause = 1.0
+            # A wake-up that is not followed by work would spin while the directory is away.
+            if pause and not self._stop.wait(min(pause, _PACE_S)):
+                self._context.wake.wait(max(0.0, pause - _PACE_S))
+
+    def _round(self) -> float:
+        """One look at everything. Returns how long there is nothing to do."""
+        now = time.monotonic()
+        try:
+            if self._context.directory_lost.is_set() or now >= self._next_node:
+                self._sign_of_life()
+                self._next_node = now + self._refresh_s
+            if now >= self._next_generations:
+                self._poll_generations()
+                self._next_generations = now + _GENERATIONS_S
+            more = self._unpublish()
+            if self._writer is not None:
+                more = self._publish() or more
+        except DirectoryUnavailable:
+            self._context.directory_lost.set()
+            self._stop.wait(_RETRY_S)
+            return 0.001
+        if self._writer is not None:
+            more = self._make_room() or more
+        if now >= self._next_hits:
+            self._report_hits()
+            self._next_hits = now + _HITS_S
+        if more:
+            return _PACE_S
+        idle = min(self._next_node, self._next_generations) - time.monotonic()
+        return max(_PACE_S, min(idle, _HITS_S) if self._context._hits else idle)
+
+    def _sign_of_life(self) -> None:
+        """Renews the node's record. A directory that had lost it, or had been away, has lost pages too."""
+        context = self._context
+        known = context.directory.get_node(context.name)
+        returned = context.directory_lost.is_set()
+        context.directory_lost.clear()
+        try:
+            context.directory.put_node(context.name, context.incarnation, context.engine.descriptor())
+        except NameInUse as error:
+            if not self._name_taken:
+                log.error("this node's pages cannot be found any more: %s", error)
+            self._name_taken = True
+            return
+        self._name_taken = False
+        if context.native is not None and (returned or known is None):
+            log.info("the directory is back: pages are published again")
+            context.metrics.counter("store.republished").inc(context.native.stats()["pages"])
+            context.native.enqueue_all()
+
+    def _poll_generations(self) -> None:
+        for space in self._context.spaces():
+            self._context.saw_generation(space, self._context.directory.generation(space))
+
+    def _unpublish(self) -> bool:
+        """Takes out of the directory what was dropped here or leads nowhere. True if there may be more."""
+        context = self._context
+        items = context.native.take_unpublish(_BATCH) if context.native is not None else []
+        items += context.take_dead_records(_BATCH - len(items))
+        if not items:
+            return False
+        try:
+            context.directory.unpublish(items)
+        except DirectoryUnavailable:
+            context.dead_records(items)
+            raise
+        return len(items) == _BATCH
+
+    def _publish(self) -> bool:
+        pages = self._context.native.take_unpublished(_BATCH)
+        groups: dict[tuple[bytes, int], list[tuple[bytes, bytes]]] = {}
+        for space, generation, digest, record in pages:
+            groups.setdefault((space, generation), []).append((digest, record))
+        for (space, generation), items in groups.items():
+            settled = self._publisher.publish(space, items, generation)
+            lost = sum(status != PageStatus.STORED for status in settled.values())
+            self._context.metrics.counter("store.published").inc(len(items) - lost)
+        if self._context.directory_lost.is_set():
+            raise DirectoryUnavailable("publishing waits for the directory")
+        return len(pages) == _BATCH
+
+    def _make_room(self) -> bool:
+        assert self._writer is not None
+        stats = self._context.native.stats()
+        if stats["free_extents"] >= self._writer.low_water or not stats["sealed_extents"]:
+            return False
+        return self._writer.reclaim()
+
+    def _report_hits(self) -> None:
+        for (name, incarnation), digests in self._context.take_hits().items():
+            peer = self._context.peers.connected().get((name, incarnation))
+            if not isinstance(peer, Peer):
+                continue
+            for start in range(0, len(digests), Messages.MOST):
+                try:
+                    request = _native.digests_request(digests[start : start + Messages.MOST])
+                    peer.call(Messages.HITS, request, 1.0)
+                except TentError:
+                    break  # hits are a courtesy

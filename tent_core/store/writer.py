@@ -1,0 +1,229 @@
+"""Putting pages into this node's own memory, and publishing them: one round trip to the directory for a batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from tent_core import _native
+from tent_core.errors import DirectoryUnavailable
+from tent_core.store.batch import Batch, Digests, Statuses, Words
+from tent_core.store.context import Context, Deadline
+from tent_core.store.reason import PageStatus
+from tent_core.store.transfer import Control
+
+__all__ = ["Publisher", "Writer", "digest_array"]
+
+Item = tuple[bytes, bytes]  # digest, record
+_MOVE_SHARE = 4  # of an extent, at most this fraction is moved when it is reclaimed
+
+
+def digest_array(digests: Sequence[bytes]) -> Digests:
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
+
+
+class Publisher:
+    """Enters records into the directory and settles what it answers. Any thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def publish(self, space: bytes, items: list[Item], generation: int) -> dict[bytes, PageStatus]:
+        """Digest -> STORED, PRESENT (another's page stays, ours is dropped) or CLEARED. With the directory away pages
+        stay here, are STORED, and wait for it."""
+        if not items:
+            return {}
+        try:
+            answers = self._context.directory.publish(space, items, generation)
+        except DirectoryUnavailable:
+            self._context.lost_directory()
+            self._later([digest for digest, _ in items])
+            return {digest: PageStatus.STORED for digest, _ in items}
+        result: dict[bytes, PageStatus] = {}
+        entered: list[Item] = []
+        refused: list[Item] = []
+        for item, answer in zip(items, answers, strict=True):
+            if answer is True:
+                entered.append(item)
+                result[item[0]] = PageStatus.STORED
+            elif answer is False:
+                refused.append(item)
+            else:
+                result[item[0]] = self._conflict(item, answer, generation)
+        self._confirm(entered)
+        if refused:
+            result.update(self._refused(space, refused, generation))
+        return result
+
+    def _confirm(self, entered: list[Item]) -> None:
+        """Pages that were evicted while they were being published must not stay in the directory."""
+        if not entered:
+            return
+        for position in self._context.native.confirm(digest_array([digest for digest, _ in entered])):
+            self._context.dead_records([entered[position]])
+            self._context.wake.set()
+
+    def _conflict(self, item: Item, existing: bytes, generation: int) -> PageStatus:
+        digest, record = item
+        if self._holds(existing, generation):
+            self._drop([digest])
+            return PageStatus.PRESENT
+        try:
+            replaced = self._context.directory.replace([(digest, existing, record)])[0]
+        except DirectoryUnavailable:
+            self._context.lost_directory()
+            replaced = False
+        if replaced:
+            self._confirm([item])
+        else:  # somebody else was faster: the next attempt sees whom
+            self._later([digest])
+        return PageStatus.STORED
+
+    def _holds(self, existing: bytes, generation: int) -> bool:
+        """Does the record that is there stand, against one of ours?"""
+        status = int(_native.decode_records([existing], "", generation)[0][0])
+        if status == PageStatus.VERSION:
+            return True  # not ours to judge
+        if status != PageStatus.HIT:
+            return False
+        info = _native.record_info(existing)
+        for name, incarnation, *_ in info["replicas"]:
+            if name == self._context.name:
+                continue  # an older record of ours: the page has moved, or we have restarted
+            if not self._context.peers.is_gone(name, incarnation):
+                return True
+        return False
+
+    def _refused(self, space: bytes, items: list[Item], generation: int) -> dict[bytes, PageStatus]:
+        digests = [digest for digest, _ in items]
+        try:
+            now = self._context.directory.generation(space)
+        except DirectoryUnavailable:
+            now = generation
+        if self._context.saw_generation(space, now) > generation:
+            self._drop(digests)
+            return dict.fromkeys(digests, PageStatus.CLEARED)
+        self._later(digests)  # that shard is down, or full
+        return dict.fromkeys(digests, PageStatus.STORED)
+
+    def _drop(self, digests: list[bytes]) -> None:
+        self._context.native.remove(digest_array(digests))
+
+    def _later(self, digests: list[bytes]) -> None:
+        self._context.native.enqueue(digest_array(digests))
+        self._context.wake.set()
+
+
+class Writer:
+    """Puts into the local pool. Any thread."""
+
+    def __init__(self, context: Context, publisher: Publisher) -> None:
+        self._context = context
+        self._publisher = publisher
+        self._reclaiming = threading.Lock()
+
+    def put(
+        self,
+        space: bytes,
+        batch: Batch,
+        tokens: tuple[Words, Words] | None,
+        deadline: Deadline,
+        control: Control,
+    ) -> Statuses:
+        """Status per page; ``tokens``: addresses of stability counters, and what they read at the call."""
+        context = self._context
+        generation = context.generation(space)
+        status, items = self._store(space, generation, batch, tokens)
+        status = self._retry_full(space, generation, batch, tokens, status, items, deadline, control)
+        if items:
+            settled = self._publisher.publish(space, items, generation)
+            if any(answer != PageStatus.STORED for answer in settled.values()):
+                for row in np.flatnonzero(status == PageStatus.STORED).tolist():
+                    status[row] = settled.get(batch.digests[row].tobytes(), PageStatus.STORED)
+        context.count("put", status, batch.totals)
+        if context.native.stats()["free_extents"] < self.low_water:
+            context.wake.set()
+        return status
+
+    def _store(
+        self, space: bytes, generation: int, batch: Batch, tokens: tuple[Words, Words] | None
+    ) -> tuple[Statuses, list[Item]]:
+        addresses, values = tokens if tokens is not None else (None, None)
+        status, items = self._context.native.put(
+            space, generation, batch.digests, batch.addresses, batch.lengths, addresses, values
+        )
+        return status, items
+
+    def _retry_full(
+        self,
+        space: bytes,
+        generation: int,
+        batch: Batch,
+        tokens: tuple[Words, Words] | None,
+        status: Statuses,
+        items: list[Item],
+        deadline: Deadline,
+        control: Control,
+    ) -> Statuses:
+        """Makes room and tries again the pages that found none, in order."""
+        full = np.flatnonzero(status == PageStatus.NO_SPACE)
+        rounds = int(self._context.native.stats()["extents"]) if len(full) else 0
+        while len(full) and rounds and not control.cancelled and not deadline.passed:
+            rounds -= 1
+            if not self.reclaim():
+                break
+            some = None if tokens is None else (tokens[0][full], tokens[1][full])
+            status[full], more = self._store(space, generation, batch.rows(full), some)
+            items.extend(more)
+            full = np.flatnonzero(status == PageStatus.NO_SPACE)
+        return status
+
+    @property
+    def low_water(self) -> int:
+        """Extents that upkeep keeps free, so that a put need not wait for the directory."""
+        extents = self._extents
+        return 0 if extents < 4 else max(2, extents // 16)
+
+    @property
+    def _extents(self) -> int:
+        return int(self._context.native.stats()["extents"])
+
+    def reclaim(self) -> bool:
+        """Empties the coldest extent: its pages leave the directory before its memory is used again. False when none
+        can be emptied. One at a time; whoever waited finds the room that the other made."""
+        waited = not self._reclaiming.acquire(blocking=False)
+        if waited:
+            self._reclaiming.acquire()
+        try:
+            native = self._context.native
+            stats = native.stats()
+            if waited and stats["free_extents"] > 1:
+                return True
+            started = native.begin_reclaim(stats["extent_bytes"] // _MOVE_SHARE)
+            if started is None:
+                return False
+            extent, unpublish, moved = started
+            try:
+                self._unpublish(unpublish, moved)
+            finally:
+                native.finish_reclaim(extent)
+            return True
+        finally:
+            self._reclaiming.release()
+
+    def _unpublish(self, unpublish: list[Item], moved: list[tuple[bytes, bytes, bytes]]) -> None:
+        """With the directory away the records stay: epoch and incarnation tell their readers."""
+        directory = self._context.directory
+        try:
+            if unpublish:
+                directory.unpublish(unpublish)
+            if moved:
+                answers = directory.replace(moved)
+                lost = [item[0] for item, good in zip(moved, answers, strict=True) if not good]
+                if lost:
+                    self._context.native.enqueue(digest_array(lost))
+        except DirectoryUnavailable:
+            self._context.lost_directory()
+            self._context.metrics.counter("store.unpublish.failed").inc(len(unpublish) + len(moved))
