@@ -78,7 +78,11 @@ def make_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(prose(), trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=32768
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=32768,
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
