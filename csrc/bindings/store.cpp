@@ -265,6 +265,12 @@ void bind_native_store(py::module_& m) {
         .def("take_unpublished",
              [](Store& s, size_t most) { return published_list(s.take_unpublished(most)); })
         .def("take_unpublish", [](Store& s, size_t most) { return items_list(s.take_unpublish(most)); })
+        .def("wait_work",
+             [](Store& s, double seconds) {
+                 py::gil_scoped_release nogil;
+                 s.wait_work(nanos(std::min(seconds, 60.0), 0));
+             })
+        .def("wake", &Store::wake, py::call_guard<py::gil_scoped_release>())
         .def("begin_reclaim", &begin_reclaim)
         .def("finish_reclaim", &Store::finish_reclaim, py::call_guard<py::gil_scoped_release>())
         .def("writer_lost", [](Store& s, const py::bytes& writer) { s.writer_lost(id_of(writer)); })

@@ -64,6 +64,7 @@ std::vector<PageStatus> Store::commit_lent(const Id128& writer, const proto::Com
             status[i] = insert(space, request.generation, slot, item.digest, next_version(), item.check);
             if (status[i] == PageStatus::STORED) {
                 queue_.push_back(item.digest);
+                work_.notify_all();
             } else {
                 extents_.void_slot(slot);
             }

@@ -1,5 +1,6 @@
 // The Store's traffic with the directory: what is to be published, and what is to be taken out again.
 #include <algorithm>
+#include <chrono>
 
 #include "store/store.h"
 
@@ -62,6 +63,20 @@ std::vector<Published> Store::take_unpublish(size_t most) {
                                std::make_move_iterator(unpublish_.end()));
     unpublish_.resize(unpublish_.size() - n);
     return out;
+}
+
+void Store::wait_work(Nanos timeout) {
+    std::unique_lock lock(mutex_);
+    work_.wait_for(lock, std::chrono::nanoseconds(timeout), [&] { return woken_ || !queue_.empty(); });
+    woken_ = false;
+}
+
+void Store::wake() {
+    {
+        std::lock_guard lock(mutex_);
+        woken_ = true;
+    }
+    work_.notify_all();
 }
 
 }  // namespace tent::store

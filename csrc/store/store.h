@@ -6,6 +6,7 @@
 // Store. Errors: every page has a PageStatus; nothing throws for a fault of the world.
 #pragma once
 
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -133,6 +134,10 @@ class Store {
     void enqueue_all();
     std::vector<Published> take_unpublished(size_t most);
     std::vector<Published> take_unpublish(size_t most);
+    // Blocks the upkeep's thread until something is queued, wake() was called since the last return, or
+    // `timeout`.
+    void wait_work(Nanos timeout);
+    void wake();
 
     // ---- reclaiming
     // Starts on the coldest sealed extent without pins, leases or users; pages read since they came are
@@ -202,6 +207,8 @@ class Store {
     StoreConfig config_;
     Executor executor_;
     mutable std::mutex mutex_;
+    std::condition_variable work_;
+    bool woken_ = false;
     Extents extents_;
     Index index_;
     std::vector<Space> spaces_;

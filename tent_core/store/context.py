@@ -37,6 +37,27 @@ class Deadline:
         return self.left <= 0.0
 
 
+class Wake:
+    """Wakes upkeep: by us, or by what peers commit to the native store."""
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        if self._native is None:
+            self._event.set()
+        else:
+            self._native.wake()
+
+    def wait(self, seconds: float) -> None:
+        if self._native is None:
+            self._event.wait(seconds)
+            self._event.clear()
+        else:
+            self._native.wait_work(seconds)
+
+
 class Context:
     """The engine, the directory, the native store (None without memory of our own), and what waits for upkeep."""
 
@@ -52,7 +73,7 @@ class Context:
         self.memory = Memory(engine)
         self.name = engine.name
         self.incarnation = engine.incarnation
-        self.wake = threading.Event()  # there is something to do for upkeep
+        self.wake = Wake(native)  # there is something to do for upkeep
         self.directory_lost = threading.Event()  # an operation failed since the last republish
         self._lock = threading.Lock()
         self._generations: dict[bytes, int] = {}

@@ -96,8 +96,8 @@ class PageStore:
     ) -> PageStore:
         """Starts this node: an engine, the directory, ``store.capacity`` bytes of memory, and its node record.
 
-        An engine or directory that is handed in stays the caller's. Raises ConfigError, AuthFailed, NoMemory, PortInUse,
-        or NameInUse; a directory that is merely down is no error: pages are misses until it returns.
+        An engine or directory that is handed in stays the caller's. Raises ConfigError, AuthFailed, NoMemory,
+        PortInUse or NameInUse; a directory that is merely down is no error: pages are misses until it returns.
         """
         settings = config if isinstance(config, Config) else load_config(config)
         own_engine, own_directory = engine is None, directory is None
@@ -259,7 +259,7 @@ class PageStore:
     def lookup(
         self, namespace: Namespace, keys: Sequence[bytes], *, lengths: Any = None, pin_ms: int = 0
     ) -> Lookup:
-        """Where pages are: one round trip to the directory; never call it on a scheduler's thread. ``lengths``: a page of
+        """Where pages are: one round trip to the directory; never on a scheduler's thread. ``lengths``: a page of
         another length is a miss. ``pin_ms``: owners keep what was found for so long (a round trip to each)."""
         self._usable()
         digests = digests_of(namespace.digest, keys)

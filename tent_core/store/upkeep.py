@@ -51,7 +51,6 @@ class Upkeep:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._context.wake.clear()
             try:
                 pause = self._round()
             except Exception:
