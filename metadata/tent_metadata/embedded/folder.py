@@ -7,10 +7,9 @@ import stat
 
 from tent_core.errors import ConfigError
 
-__all__ = ["MADE_MARK", "SOCKET", "choose_folder", "ensure_folder"]
+__all__ = ["SOCKET", "check_folder", "choose_folder"]
 
 SOCKET = "redis.sock"
-MADE_MARK = "made-by-tent"  # whoever leaves last removes the folder only if TENT made it
 _MAX_SOCKET_PATH = 107
 
 
@@ -29,35 +28,24 @@ def choose_folder(setting: str) -> str:
     return folder
 
 
-def ensure_folder(folder: str) -> None:
-    """Makes the folder for its user alone, or raises ConfigError because what is there is not safe to use."""
-    for _ in range(10):
-        try:
-            os.mkdir(folder, 0o700)
-            os.close(os.open(os.path.join(folder, MADE_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            if not os.path.isdir(os.path.dirname(folder)):
-                raise ConfigError(
-                    f"the embedded directory's folder {folder!r} has no parent folder; make it, or set "
-                    "directory.embedded_dir"
-                ) from None
-            continue  # its last user removed it just now
-        except OSError as error:
-            raise ConfigError(
-                f"cannot make the embedded directory's folder {folder!r} ({error.strerror}); set directory.embedded_dir"
-            ) from None
+def check_folder(folder: str) -> None:
+    """Raises ConfigError if what is there is not safe to use, or nothing is there and nothing can be made."""
+    complaint = _complaint(folder)
+    if complaint is None:
+        return
+    if os.path.lexists(folder):
+        # Looked at anew: the last user may have removed it, and the next made it, in between.
         complaint = _complaint(folder)
-        if complaint is None:
-            return
-        if os.path.lexists(folder):
+        if complaint is not None and os.path.lexists(folder):
             raise ConfigError(
                 f"the embedded directory will not use {folder!r}: {complaint}. Remove it, or set directory.embedded_dir"
             )
-    raise ConfigError(
-        f"the embedded directory's folder {folder!r} keeps disappearing; set directory.embedded_dir"
-    )
+    parent = os.path.dirname(folder)
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"the embedded directory's folder {folder!r} cannot be made: its parent folder is not there, or not "
+            "writable; set directory.embedded_dir"
+        )
 
 
 def _complaint(folder: str) -> str | None:

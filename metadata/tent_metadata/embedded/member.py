@@ -1,13 +1,12 @@
 """Joining and leaving the embedded directory, safely against everybody else who does so at the same moment.
 
-Files in the folder:
+Files in the folder, all of them made by the watchdog, so that a user may be killed at any moment:
 
 ``users``     each process that uses the directory holds a shared flock on it. The watchdog waits for an exclusive
               one: it gets it when the last user is gone, SIGKILLed ones included, since the kernel drops their locks.
-              Holding it, it stops the server and removes every file, this one last. So whoever locked a file that is
-              no longer the one at that path came too late, and starts over.
-``start``     held, exclusively, by the one user that looks whether there is a watchdog, and starts it if not.
-``watchdog``  held by the watchdog while it lives.
+              Holding it, it stops the server and removes every file. So whoever locked a file that is no longer the
+              one at that path came too late, and starts over.
+``watchdog``  held by the watchdog while it lives: there is one at a time, and who finds none starts one.
 ``secret``    the server's password, and the secret that this user's nodes share.
 
 A forked child closes its copy of the lock: it is no user until it opens a directory itself.
@@ -19,13 +18,11 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 from tent_core.errors import DirectoryUnavailable
 from tent_metadata.embedded import binary, folder, watchdog
@@ -117,13 +114,17 @@ class _Member:
         self._leaving = False
 
     def ensure_running(self, deadline: float) -> None:
+        """Until this process is a user and the server answers. Raises ConfigError or DirectoryUnavailable."""
         with self._busy:
-            self._become_user(deadline)
-            self._ensure_secret()
-            if _answers(self.path):
-                return
-            with self._starting(deadline):
-                self._start(deadline)
+            while not self._leaving:
+                if self._become_user(deadline) and _answers(self.path):
+                    return
+                if not watchdog.is_alive(self.path):
+                    self._start_watchdog(deadline)
+                elif time.monotonic() > deadline:
+                    raise DirectoryUnavailable(f"the embedded directory in {self.path} does not answer")
+                else:
+                    time.sleep(_POLL_S)
 
     def release(self) -> None:
         self._leaving = True
@@ -147,98 +148,69 @@ class _Member:
         threading.Thread(target=self._revive, name="tent-revive", daemon=True).start()
 
     def _revive(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            return
         try:
             if self._users is not None:
-                deadline = time.monotonic() + _START_S
-                with self._starting(deadline):
-                    self._start(deadline)
+                self.ensure_running(time.monotonic() + _START_S)
         except Exception as error:  # a background attempt: the next failed call makes another
             log.warning("the embedded directory in %s could not be restarted: %s", self.path, error)
-        finally:
-            self._busy.release()
 
-    def _become_user(self, deadline: float) -> None:
-        """Holds the shared lock on the ``users`` file that is at its path now."""
+    def _become_user(self, deadline: float) -> bool:
+        """Holds the shared lock on the ``users`` file that is at its path now, if there is one."""
         users = os.path.join(self.path, watchdog.USERS)
         while self._users is None:
-            folder.ensure_folder(self.path)
+            folder.check_folder(self.path)
             try:
-                fd = os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fd = os.open(users, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
-                continue
+                return False
             try:
                 _flock(fd, fcntl.LOCK_SH, deadline, self.path)
-                if _is_at(fd, users):
+                if watchdog.is_at(fd, users):
                     self._users, fd = fd, -1
             finally:
                 if fd >= 0:
                     os.close(fd)
-
-    def _ensure_secret(self) -> None:
-        """Makes the secret appear whole: whoever links its file first wins."""
-        path = os.path.join(self.path, watchdog.SECRET)
-        if os.path.exists(path):
-            return
-        draft = f"{path}.{os.getpid()}.{secrets.token_hex(4)}"
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w") as file:
-                file.write(secrets.token_hex(32))
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-        finally:
-            os.unlink(draft)
-
-    @contextlib.contextmanager
-    def _starting(self, deadline: float) -> Iterator[None]:
-        """Holds the ``start`` lock. Its file is removed by a watchdog without users only, so it is the right one."""
-        fd = os.open(os.path.join(self.path, watchdog.START), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _flock(fd, fcntl.LOCK_EX, deadline, self.path)
-            yield
-        finally:
-            os.close(fd)
+        return True
 
     def _tidy(self) -> None:
-        """Removes the files where no watchdog will: none ever started here, or it was killed."""
-        try:
-            fd = os.open(os.path.join(self.path, watchdog.USERS), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(fd, os.path.join(self.path, watchdog.USERS)) and not watchdog.is_alive(self.path):
+        """Does a watchdog's last duty where there is none, because it was killed."""
+        with contextlib.suppress(OSError):  # others use it still, or were faster
+            own = watchdog.take_watchdog_lock(self.path, 0.0) if os.path.isdir(self.path) else None
+            if own is None:
+                return
+            users = os.open(
+                os.path.join(self.path, watchdog.USERS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 watchdog.remove_all(self.path)
-        except OSError:  # others use it still, or the watchdog was faster
-            pass
-        finally:
-            os.close(fd)
+            finally:
+                os.close(users)
+                os.close(own)
 
-    def _start(self, deadline: float) -> None:
-        while not _answers(self.path) and not self._leaving:
-            if not watchdog.is_alive(self.path):
-                self._spawn()
-            elif time.monotonic() > deadline:
-                raise DirectoryUnavailable(f"the embedded directory in {self.path} does not answer")
-            else:
-                time.sleep(_POLL_S)
-
-    def _spawn(self) -> None:
+    def _start_watchdog(self, deadline: float) -> None:
+        """Starts one, and becomes a user before it looks whether there are any."""
         server = binary.find_server()
         python = sys.executable or shutil.which("python3") or "python3"
         words = [python, "-I", "-S", watchdog.__file__, self.path, server, str(_START_S)]
         try:
-            told = subprocess.run(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                start_new_session=True, cwd="/", timeout=_START_S + 5, check=False,
+            process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True, cwd="/",
             )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except OSError as error:
             raise DirectoryUnavailable(f"the embedded directory's watchdog did not start: {error}") from None
-        if told.returncode != 0:
-            text = told.stdout.decode("utf-8", "replace").strip()[-600:]
-            raise DirectoryUnavailable(f"the embedded directory ({server}) did not start: {text}")
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            text = process.stdout.read().decode("utf-8", "replace").strip()[-600:]
+            if process.wait() != 0:
+                raise DirectoryUnavailable(f"the embedded directory ({server}) did not start: {text}")
+            self._become_user(deadline)
+            with contextlib.suppress(BrokenPipeError):  # another watchdog was faster, and this one is gone
+                os.write(process.stdin.fileno(), b"joined\n")
+        finally:
+            process.stdin.close()
+            process.stdout.close()
 
 
 def _answers(path: str) -> bool:
@@ -259,14 +231,6 @@ def _flock(fd: int, how: int, deadline: float, path: str) -> None:
                     f"the embedded directory in {path} is stuck: a lock is not let go"
                 ) from None
             time.sleep(_POLL_S)
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        there = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(fd), there)
 
 
 def _after_fork_in_child() -> None:

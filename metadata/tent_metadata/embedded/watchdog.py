@@ -1,9 +1,10 @@
-"""The embedded server's parent, a process of its own: restarts the server if it dies, and ends it, itself and every
-file when the last user is gone.
+"""The embedded server's parent, a process of its own: makes every file of the directory, restarts the server if it
+dies, and ends it, itself and every file when the last user is gone.
 
 Run as ``python -I -S watchdog.py FOLDER SERVER SECONDS`` by `member`; imports nothing but the standard library. The
-process started exits once the server answers (0) or did not come up (1, with the reason on its output); the watchdog
-goes on in a session of its own. The server is killed by the kernel should the watchdog die.
+process started exits once the server answers, or another watchdog is there (0), or it did not come up (1, with the
+reason on its output); the watchdog goes on in a session of its own. Its starter writes a line when it is a user; until
+then the watchdog counts as one itself. The server is killed by the kernel should the watchdog die.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import secrets
+import select
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
 
-USERS, START, WATCHDOG, SECRET, SOCKET, MADE_MARK = (
-    "users", "start", "watchdog", "secret", "redis.sock", "made-by-tent"
-)  # fmt: skip
+USERS, WATCHDOG, SECRET, SOCKET, MADE_MARK = "users", "watchdog", "secret", "redis.sock", "made-by-tent"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.002
 _LONGEST_PAUSE_S = 1.0
+_RIVAL_S = 0.1  # a lock held for less is somebody's look at it, not a watchdog's
+_HANDOVER_S = 15.0
 
 
 def read_secret(folder: str) -> str:
@@ -32,15 +36,54 @@ def read_secret(folder: str) -> str:
 
 
 def is_alive(folder: str) -> bool:
-    """Whether a watchdog holds its lock. Asked only by the holder of ``start``, so nobody else's probe is mistaken."""
-    fd = os.open(os.path.join(folder, WATCHDOG), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Whether a watchdog, or somebody who cleans up instead of one, holds the lock."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fd = os.open(os.path.join(folder, WATCHDOG), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True
     finally:
         os.close(fd)
+
+
+def is_at(fd: int, path: str) -> bool:
+    """Whether this open file is still the one at that path."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def take_watchdog_lock(folder: str, patience_s: float) -> int | None:
+    """The lock's descriptor, or None: another has it. OSError where the folder is gone."""
+    path = os.path.join(folder, WATCHDOG)
+    deadline = time.monotonic() + patience_s
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_at(fd, path):
+                return fd
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                return None
+            time.sleep(_POLL_S)
+        os.close(fd)
+
+
+def ensure_secret(folder: str) -> None:
+    """Makes the secret appear whole. Called by the holder of the watchdog's lock."""
+    path = os.path.join(folder, SECRET)
+    if not os.path.exists(path):
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.write(fd, secrets.token_hex(32).encode())
+        os.close(fd)
+        os.rename(path + ".new", path)
 
 
 def ping(path: str, secret: str, patience_s: float) -> bool:
@@ -142,7 +185,7 @@ def _quoted(path: str) -> str:
 
 
 def _clean_up_after_users(folder: str, users: int, keeper: Keeper) -> None:
-    """Waits for the last user; then nothing of the directory is left, ``users`` last of all."""
+    """Waits for the last user; then nothing of the directory is left."""
     fcntl.flock(users, fcntl.LOCK_EX)
     keeper.stop()
     remove_all(folder)
@@ -150,8 +193,11 @@ def _clean_up_after_users(folder: str, users: int, keeper: Keeper) -> None:
 
 
 def remove_all(folder: str) -> None:
-    made = os.path.exists(os.path.join(folder, MADE_MARK))
-    for name in (SOCKET, SECRET, START, WATCHDOG, *([MADE_MARK] if made else []), USERS):
+    """Removes every file, and the folder if TENT made it. By the holder of both locks; ``users`` goes last but one, so
+    that whoever locked it too late sees that it is gone."""
+    mark = os.path.join(folder, MADE_MARK)
+    made = os.path.exists(mark)
+    for name in (SOCKET, SECRET, SECRET + ".new", *([MADE_MARK] if made else []), USERS, WATCHDOG):
         try:
             os.unlink(os.path.join(folder, name))
         except FileNotFoundError:
@@ -159,8 +205,34 @@ def remove_all(folder: str) -> None:
     if made:
         try:
             os.rmdir(folder)
-        except OSError:  # the next user is in it already
+        except FileNotFoundError:
             pass
+        except OSError:  # the next watchdog is in it already, and will have to remove it
+            _touch(mark)
+
+
+def _touch(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileNotFoundError:
+        pass
+
+
+def _enter(folder: str) -> int | None:
+    """Makes the folder if need be and takes the watchdog's lock in it; None: another watchdog is there."""
+    while True:
+        try:
+            os.mkdir(folder, 0o700)
+            _touch(os.path.join(folder, MADE_MARK))
+        except FileExistsError:
+            pass
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise PermissionError(f"{folder} is not this user's own folder")
+        try:
+            return take_watchdog_lock(folder, _RIVAL_S)
+        except FileNotFoundError:  # the one before us removed it just now
+            continue
 
 
 def _report(pipe: int, text: str) -> None:
@@ -170,26 +242,42 @@ def _report(pipe: int, text: str) -> None:
 
 def _watch(folder: str, server: str, patience_s: float, pipe: int) -> None:
     os.setsid()
-    own = os.open(os.path.join(folder, WATCHDOG), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # one whose starter was killed came up meanwhile: that one will do
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)  # the starter reads what the process that it started writes, to the end
+    os.dup2(null, 2)
+    own = _enter(folder)
+    if own is None:
         _report(pipe, "ok")
         os._exit(0)
-    users = os.open(os.path.join(folder, USERS), os.O_RDWR | os.O_CLOEXEC)
+    ensure_secret(folder)
+    users = os.open(os.path.join(folder, USERS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fcntl.flock(users, fcntl.LOCK_SH)
     keeper = Keeper(folder, server)
     keeper.start()
     deadline = time.monotonic() + patience_s
     while not ping(keeper.socket_path, keeper.secret, 0.25):
         if keeper.exited() or time.monotonic() > deadline:
+            _give_up(folder, users)
             _report(pipe, f"error: {keeper.last_words()}")
             os._exit(1)
         time.sleep(_POLL_S)
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    threading.Thread(target=_clean_up_after_users, args=(folder, users, keeper), daemon=True).start()
     _report(pipe, "ok")
+    select.select([0], [], [], _HANDOVER_S)  # a line from the starter, or its end
+    os.dup2(null, 0)
+    threading.Thread(target=_clean_up_after_users, args=(folder, users, keeper), daemon=True).start()
+    _keep_running(keeper)
+
+
+def _give_up(folder: str, users: int) -> None:
+    """The server does not start: leaves nothing, unless others use what is there."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    remove_all(folder)
+
+
+def _keep_running(keeper: Keeper) -> None:
     pause = _POLL_S
     while True:
         started = time.monotonic()
