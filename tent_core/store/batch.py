@@ -84,7 +84,8 @@ def page_lengths(lengths: Any, count: int) -> Words:
         raise InvalidArgument(
             f"lengths have shape {array.shape} for {count} pages: give (N, P), (P,) or one number"
         )
-    return array.sum(axis=1, dtype=np.uint64)
+    totals: Words = array.sum(axis=1, dtype=np.uint64)
+    return totals
 
 
 def make_batch(namespace: bytes, keys: Sequence[bytes], addresses: Any, lengths: Any) -> Batch:

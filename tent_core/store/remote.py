@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tent_core import _native
 from tent_core.engine import Intent, Peer, Transfer
@@ -235,7 +236,9 @@ class RemoteWriter:
             )
         return status
 
-    def _landed(self, transfer: Transfer, group: Words, count: int, deadline: Deadline) -> Statuses:
+    def _landed(
+        self, transfer: Transfer, group: npt.NDArray[np.uint32], count: int, deadline: Deadline
+    ) -> Statuses:
         if not transfer.wait(deadline.left + _GRACE_S):
             transfer.cancel()
         transfer.wait_released(_GRACE_S)

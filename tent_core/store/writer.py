@@ -89,6 +89,8 @@ class Publisher:
         if status != PageStatus.HIT:
             return False
         info = _native.record_info(existing)
+        if info is None:
+            return False
         for name, incarnation, *_ in info["replicas"]:
             if name == self._context.name:
                 continue  # an older record of ours: the page has moved, or we have restarted
