@@ -308,7 +308,10 @@ class Engine:
         self.config = config if isinstance(config, Config) else load_config(config)
         settings = self.config.native()
         settings["node.name"] = name or self.config.node.name or generated_name()
-        _native.set_log_level(logging.getLogger("tent").getEffectiveLevel() // 10 - 1)
+        # The application's own logging set-up holds, unless somebody asked for a level.
+        if self.config.origin("log.level") != "default":
+            log.setLevel(self.config.log.level.upper())
+        _native.set_log_level(log.getEffectiveLevel() // 10 - 1)
         self._native = _native.NativeEngine(settings)
         self._segments: dict[int, Segment] = {}
         self._callbacks: dict[int, tuple[Transfer, list[Callable[[Transfer], None]]]] = {}

@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ImportError as error:
+        # A native engine that was built for another Python, or is not there; anything else is a fault of ours.
+        if os.environ.get("TENT_DEMO_TRACEBACK") or "_native" not in str(error):
+            raise
+        print(f"tent: the native engine does not load: {error}\n'tent doctor' says more", file=sys.stderr)
+        return 1
     except TentError as error:
         if os.environ.get("TENT_DEMO_TRACEBACK"):
             raise

@@ -129,7 +129,7 @@ BLOCKING: tuple[Blocking, ...] = (
     Blocking(
         "tent_core.store.PageStore.close",
         "as Engine.close, and the directory to take back this node's record",
-        "timeout",
+        "",
         ("engine.session_lease_ms", "directory.timeout_ms"),
         "everything is closed all the same; the record ends with its time to live",
     ),
