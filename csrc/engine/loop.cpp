@@ -225,7 +225,8 @@ void Engine::on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord r, c
         return;
     }
     if (status.code() == Code::busy || status.code() == Code::cancelled) {
-        sprayer_.attempt_ended(id, Outcome::link_error, static_cast<uint16_t>(status.code()), now);
+        // Not the link's fault: the bytes go back and are posted again.
+        sprayer_.attempt_ended(id, Outcome::revoked, static_cast<uint16_t>(status.code()), now);
         return;
     }
     bool whole = piece >= r.ranges.size();
