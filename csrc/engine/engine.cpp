@@ -133,15 +133,15 @@ void Engine::close(Nanos timeout) {
     {
         std::lock_guard token(token_);
         door_->close();
-        std::vector<SegmentId> ids;
-        for (const auto& [id, s] : registry_.all()) ids.push_back(id);
-        for (SegmentId id : ids) revoke_grant(*registry_.find(id));
         std::vector<std::shared_ptr<Transfer>> live;
         for (const auto& [id, t] : transfers_) live.push_back(t);
         for (const auto& t : live) {
             finish(t, {Code::closed, "the engine was closed"}, RangeState::cancelled);
             if (t->in_sprayer_) sprayer_.cancel_flow(t->id_, monotonic_now());
         }
+        std::vector<SegmentId> ids;
+        for (const auto& [id, s] : registry_.all()) ids.push_back(id);
+        for (SegmentId id : ids) revoke_grant(*registry_.find(id));
         pump();
     }
     // Attempts are fenced by answers first; when those do not come, by the lease.

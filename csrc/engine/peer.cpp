@@ -236,6 +236,9 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             die({Code::peer_dead, "node '" + descriptor_.name + "' closed: " +
                                       std::string(reinterpret_cast<const char*>(body.data()),
                                                   std::min(body.size(), proto::kMaxMessage))});
+            // The owner's session has ended before it said so: it receives nothing of ours any more. Only its copying
+            // threads may still be inside a pull.
+            fence(false);
             return;
         default:
             stream.close({Code::protocol, stream.name + ": an unexpected frame on a control connection"});
@@ -287,7 +290,7 @@ void Peer::die(const Status& why) {
     if (shm_) shm_->close(why);
     engine_.peer_died(*this);
     // A process that is gone takes nothing more; of any other the lease has to run out first (tick).
-    if (exited(pidfd_)) fence_all();
+    if (exited(pidfd_)) fence(true);
 }
 
 void Peer::close(const Status& why) {
@@ -305,12 +308,12 @@ void Peer::tick(Nanos now, Nanos lease_now) {
     dead_streams_.clear();
     std::erase_if(retired_, [](const auto& c) { return c->quiet(); });
     if (state_ == PeerState::dead) {
-        if (lease_now >= lease_.fenced_at() || exited(pidfd_)) fence_all();
+        if (lease_now >= lease_.fenced_at() || exited(pidfd_)) fence(true);
         return;
     }
     if (was_alive_ && lease_now >= lease_.fenced_at()) {
         die({Code::peer_unreachable, "node '" + descriptor_.name + "' has been silent for its whole lease"});
-        fence_all();
+        fence(true);
         return;
     }
     if (control_ && !control_->open() && now - control_->born() > engine_.settings().connect_timeout) {
@@ -546,12 +549,18 @@ void Peer::on_revoked(uint64_t request) {
     for (const Revoke& r : list) r.channel->fenced(r.attempt);
 }
 
-void Peer::fence_all() {
+void Peer::fence(bool pulls_too) {
     std::vector<Revoke> all = std::move(to_revoke_);
     to_revoke_.clear();
     for (auto& [id, list] : revoking_) all.insert(all.end(), list.begin(), list.end());
     revoking_.clear();
-    for (const Revoke& r : all) r.channel->fenced(r.attempt);
+    for (const Revoke& r : all) {
+        if (pulls_too || r.channel != shm_.get()) {
+            r.channel->fenced(r.attempt);
+        } else {
+            to_revoke_.push_back(r);
+        }
+    }
 }
 
 void Peer::call(uint16_t method, ByteView request, std::shared_ptr<Call> c) {

@@ -111,7 +111,8 @@ class Peer final : public transport::Session, public transport::StreamHandler,
     void dial_links(Nanos now);
     void send_revokes();
     void on_revoked(uint64_t request);
-    void fence_all();
+    // What waits for the owner's answer to a revoke is certain without it: all, or all but pulls.
+    void fence(bool pulls_too);
     void die(const Status& why);
     void on_mapped(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     static proto::HandshakeConfig handshake(void* self, proto::Purpose purpose, uint32_t rail);
