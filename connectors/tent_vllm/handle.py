@@ -13,11 +13,22 @@ from dataclasses import replace
 from typing import Any
 
 from tent_core.config import Config, load_config
-from tent_core.errors import InvalidArgument, TentError
+from tent_core.errors import (
+    AuthFailed,
+    InvalidArgument,
+    NoMemory,
+    PermissionDenied,
+    PortInUse,
+    Unsupported,
+    VersionMismatch,
+)
 
 from .guard import Guard, log
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 10.0
+
+# What trying again does not mend: at start it ends the server, in words; later it is logged.
+_MISTAKES = (InvalidArgument, AuthFailed, NoMemory, PermissionDenied, PortInUse, Unsupported, VersionMismatch)
 
 _handles: dict[str, StoreHandle] = {}
 _lock = threading.Lock()
@@ -43,7 +54,7 @@ class StoreHandle:
         return self._store
 
     def open(self) -> None:
-        """Open now; faults of the world go on in the background. Raises InvalidArgument for the user's mistakes."""
+        """Open now; faults of the world go on in the background. Raises the user's mistakes: see `_MISTAKES`."""
         if not self._try():
             self._opening = threading.Thread(target=self._keep_trying, name="tent-vllm-open", daemon=True)
             self._opening.start()
@@ -51,9 +62,9 @@ class StoreHandle:
     def _try(self) -> bool:
         try:
             store = self._open_store(self.config)
-        except InvalidArgument:
+        except _MISTAKES:
             raise
-        except TentError as fault:
+        except Exception as fault:
             self.guard.count("store.open.faults")
             self.guard.warn("open", "no page store yet, every look-up is a miss; trying again: %s", fault)
             return False
@@ -72,7 +83,7 @@ class StoreHandle:
                 if self._try():
                     log.warning("the page store is open now")
                     return
-            except InvalidArgument as fault:
+            except _MISTAKES as fault:
                 log.error("the page store cannot be opened, serving goes on without it: %s", fault)
                 return
 
@@ -88,7 +99,7 @@ def acquire(key: str, source: Mapping[str, Any], *, worker: bool, rank: int = 0)
     """This process's handle for `key` (vLLM's engine id), opened from the configuration `source` when it is the first.
 
     `worker`: whether this process holds KV caches; without them the node contributes no memory. `rank`: of the worker
-    among those of its server. Raises ConfigError, and InvalidArgument for what can never work.
+    among those of its server. Raises the user's mistakes (ConfigError, AuthFailed, PortInUse …).
     """
     with _lock:
         handle = _handles.get(key)

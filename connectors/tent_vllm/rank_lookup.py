@@ -28,8 +28,7 @@ class RankLookup:
             return [], []
         statuses, pins = [], []
         for rank, namespace in zip(self._pages, self._named(store), strict=True):
-            lengths = np.full(len(keys), rank.page_bytes, dtype=np.uint64)
-            lookup = store.lookup(namespace, keys, lengths=lengths, pin_ms=self._pin_ms)
+            lookup = store.lookup(namespace, keys, lengths=rank.page_bytes, pin_ms=self._pin_ms)
             statuses.append(np.asarray(lookup.status))
             pins.append(lookup)
         return statuses, pins
