@@ -1,5 +1,6 @@
-// What the sprayer costs per slice: a post, its outcome and the binding of the next one, with the transport answering
-// at once. Prints one JSON object; times are the thread's CPU time, so that a busy machine does not count.
+// What the sprayer costs per slice: a post, its outcome and the binding of the next one, with the transport
+// answering at once. Prints one JSON object; times are the thread's CPU time, so that a busy machine does not
+// count.
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -23,8 +24,12 @@ void* operator new(size_t size) {
     if (p == nullptr) throw std::bad_alloc();
     return p;
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p) noexcept {
+    std::free(p);
+}
+void operator delete(void* p, size_t) noexcept {
+    std::free(p);
+}
 
 namespace {
 
@@ -39,8 +44,8 @@ struct Row {
     uint64_t live;  // flows at a time
 };
 
-// Runs about `slices` slices of flows that are replaced as they end; time in the sprayer's world advances by what each
-// slice would take.
+// Runs about `slices` slices of flows that are replaced as they end; time in the sprayer's world advances by
+// what each slice would take.
 void measure(const Row& row, uint64_t slices, bool last) {
     Settings settings;
     settings.slice_max = 64 << 10;  // many slices, whatever the flow's size
@@ -97,10 +102,12 @@ void measure(const Row& row, uint64_t slices, bool last) {
     }
     Nanos took = cpu_time() - began;
     uint64_t n = posted - counted_from;
-    std::printf("  \"%s\": {\"ns_per_slice\": %lld, \"slices_per_second\": %lld, \"allocations_per_1000_slices\": %llu}%s\n",
-                row.name, static_cast<long long>(took / static_cast<Nanos>(n)),
-                static_cast<long long>(static_cast<Nanos>(n) * kSecond / took),
-                static_cast<unsigned long long>((allocations - allocated) * 1000 / n), last ? "" : ",");
+    std::printf(
+        "  \"%s\": {\"ns_per_slice\": %lld, \"slices_per_second\": %lld, \"allocations_per_1000_slices\": "
+        "%llu}%s\n",
+        row.name, static_cast<long long>(took / static_cast<Nanos>(n)),
+        static_cast<long long>(static_cast<Nanos>(n) * kSecond / took),
+        static_cast<unsigned long long>((allocations - allocated) * 1000 / n), last ? "" : ",");
 }
 
 }  // namespace

@@ -36,7 +36,9 @@ void install_fork_guard() {
     std::call_once(once, [] { pthread_atfork(nullptr, nullptr, in_child); });
 }
 
-unsigned fork_generation() { return g_generation.load(std::memory_order_relaxed); }
+unsigned fork_generation() {
+    return g_generation.load(std::memory_order_relaxed);
+}
 
 void guard_fd(int fd) {
     if (fd >= 0 && fd < kMaxFd) g_open[static_cast<size_t>(fd) / 64].fetch_or(1ull << (fd % 64));
@@ -55,7 +57,9 @@ void close_guarded(int fd) {
     ::close(fd);
 }
 
-UniqueFd::UniqueFd(int fd) : fd_(fd) { guard_fd(fd); }
+UniqueFd::UniqueFd(int fd) : fd_(fd) {
+    guard_fd(fd);
+}
 
 void UniqueFd::reset() {
     if (fd_ >= 0) close_guarded(std::exchange(fd_, -1));

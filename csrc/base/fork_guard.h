@@ -1,5 +1,6 @@
-// After fork() the child's engines are dead: it shares sockets and mappings with a parent that goes on. The guard closes
-// every descriptor of the engine in the child (so that a parent's death is seen by its peers) and answers forked().
+// After fork() the child's engines are dead: it shares sockets and mappings with a parent that goes on. The
+// guard closes every descriptor of the engine in the child (so that a parent's death is seen by its peers)
+// and answers forked().
 #pragma once
 
 #include "base/status.h"

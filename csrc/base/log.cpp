@@ -48,7 +48,11 @@ bool take_log(LogLine& line) {
     return true;
 }
 
-void set_log_wakeup(void (*wakeup)()) { g_wakeup.store(wakeup); }
-void set_log_level(LogLevel level) { g_level.store(level); }
+void set_log_wakeup(void (*wakeup)()) {
+    g_wakeup.store(wakeup);
+}
+void set_log_level(LogLevel level) {
+    g_level.store(level);
+}
 
 }  // namespace tent

@@ -12,7 +12,8 @@ struct LogLine {
     std::string text;
 };
 
-// Thread-safe; never blocks on the listener: lines go into a bounded queue (the oldest are dropped and counted).
+// Thread-safe; never blocks on the listener: lines go into a bounded queue (the oldest are dropped and
+// counted).
 void log(LogLevel level, std::string text);
 // Takes a waiting line. False when there is none.
 bool take_log(LogLine& line);

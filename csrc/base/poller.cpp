@@ -34,8 +34,8 @@ Status Poller::open() {
     epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
     wakeup_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!epoll_ || !wakeup_) {
-        return {Code::no_memory, std::string("cannot make an epoll descriptor (") + strerror(errno) +
-                                     "): raise `ulimit -n`"};
+        return {Code::no_memory,
+                std::string("cannot make an epoll descriptor (") + strerror(errno) + "): raise `ulimit -n`"};
     }
     slots_.push_back({});  // slot 0 is the wake-up
     epoll_event e{EPOLLIN, {.u64 = kWakeup}};

@@ -13,8 +13,9 @@ constexpr std::array<std::string_view, static_cast<size_t>(Protection::count)> k
     "fence", "lease", "epoch", "check", "grant", "commit", "incarnation", "generation", "token", "bounds"};
 std::array<std::atomic<bool>, static_cast<size_t>(Protection::count)> g_off{};
 
-// TENT_TEST_PROTECTION_OFF=name turns one protection off from the start: in native tests, in Python, and in every
-// process that a test starts. A name that does not exist must not look like a protection that nothing needs.
+// TENT_TEST_PROTECTION_OFF=name turns one protection off from the start: in native tests, in Python, and in
+// every process that a test starts. A name that does not exist must not look like a protection that nothing
+// needs.
 const bool g_from_environment = [] {
     const char* name = std::getenv("TENT_TEST_PROTECTION_OFF");
     if (name != nullptr && *name != '\0' && !set_protection(name, false)) {

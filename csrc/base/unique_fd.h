@@ -1,5 +1,5 @@
-// A file descriptor with one owner. Every descriptor of the engine lives in one of these: the fork guard knows them all,
-// so that a forked child closes its copies and cannot keep a dead parent's sockets open.
+// A file descriptor with one owner. Every descriptor of the engine lives in one of these: the fork guard
+// knows them all, so that a forked child closes its copies and cannot keep a dead parent's sockets open.
 #pragma once
 
 #include <utility>

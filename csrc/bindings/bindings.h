@@ -36,7 +36,9 @@ inline ByteView view(const py::bytes& b) {
     std::string_view s = b;
     return as_bytes(s);
 }
-inline py::bytes to_bytes(ByteView b) { return {reinterpret_cast<const char*>(b.data()), b.size()}; }
+inline py::bytes to_bytes(ByteView b) {
+    return {reinterpret_cast<const char*>(b.data()), b.size()};
+}
 
 // Seconds from Python; negative or missing means "as long as it takes".
 inline Nanos nanos(std::optional<double> seconds, Nanos missing) {

@@ -39,8 +39,10 @@ engine::Settings settings_of(const py::dict& d) {
     s.deadline = get<int64_t>(d, "engine.deadline_ms", s.deadline / kMillisecond) * kMillisecond;
     s.lease = get<int64_t>(d, "engine.session_lease_ms", s.lease / kMillisecond) * kMillisecond;
     s.heartbeat = get<int64_t>(d, "engine.heartbeat_ms", s.heartbeat / kMillisecond) * kMillisecond;
-    s.idle_heartbeat = get<int64_t>(d, "engine.idle_heartbeat_ms", s.idle_heartbeat / kMillisecond) * kMillisecond;
-    s.connect_timeout = get<int64_t>(d, "engine.connect_timeout_ms", s.connect_timeout / kMillisecond) * kMillisecond;
+    s.idle_heartbeat =
+        get<int64_t>(d, "engine.idle_heartbeat_ms", s.idle_heartbeat / kMillisecond) * kMillisecond;
+    s.connect_timeout =
+        get<int64_t>(d, "engine.connect_timeout_ms", s.connect_timeout / kMillisecond) * kMillisecond;
     s.spin = get<int64_t>(d, "engine.spin_us", s.spin / kMicrosecond) * kMicrosecond;
     s.copy_threads = get<int>(d, "engine.copy_threads", s.copy_threads);
     s.inline_bytes = get<uint64_t>(d, "engine.inline_bytes", s.inline_bytes);
@@ -73,7 +75,8 @@ Priority priority_of(const std::string& name) {
 
 py::tuple segment_tuple(const engine::Segment& s) {
     return py::make_tuple(s.id, s.name, reinterpret_cast<uint64_t>(s.base), s.length,
-                          s.face == nullptr ? 0 : reinterpret_cast<uint64_t>(s.face->epochs), s.extent_bytes());
+                          s.face == nullptr ? 0 : reinterpret_cast<uint64_t>(s.face->epochs),
+                          s.extent_bytes());
 }
 
 // Waits without the GIL, waking up for signals.
@@ -98,9 +101,9 @@ std::shared_ptr<TransferHandle> submit(const EngineHandle& h, const PeerHandle& 
                                        const Array<uint64_t>& offset, const Array<uint64_t>& length,
                                        const std::optional<Array<uint32_t>>& epoch,
                                        const std::optional<Array<uint32_t>>& group,
-                                       const std::optional<Array<uint64_t>>& checks, const std::string& priority,
-                                       std::optional<double> deadline, const std::optional<py::bytes>& notify,
-                                       bool will_wait) {
+                                       const std::optional<Array<uint64_t>>& checks,
+                                       const std::string& priority, std::optional<double> deadline,
+                                       const std::optional<py::bytes>& notify, bool will_wait) {
     engine::Intent in;
     in.op = write ? Op::write : Op::read;
     in.peer = peer.peer;
@@ -128,8 +131,8 @@ std::shared_ptr<TransferHandle> submit(const EngineHandle& h, const PeerHandle& 
     return std::make_shared<TransferHandle>(TransferHandle{h.engine, *t});
 }
 
-// One range, submitted and waited for without an array or a handle in between: what a small transfer costs at the
-// Python edge. Returns the seconds it took, or raises.
+// One range, submitted and waited for without an array or a handle in between: what a small transfer costs at
+// the Python edge. Returns the seconds it took, or raises.
 double move_one(const EngineHandle& h, const PeerHandle& peer, bool write, uint64_t local, uint32_t segment,
                 uint64_t offset, uint64_t length) {
     engine::Intent in;
@@ -200,7 +203,8 @@ py::dict capabilities_dict(const Engine& e) {
     py::dict out;
     for (const transport::Capabilities& c : e.capabilities()) {
         py::list kinds;
-        for (const auto& [kind, name] : {std::pair(proto::SegmentKind::memfd, "memfd"), {proto::SegmentKind::region, "region"}}) {
+        for (const auto& [kind, name] :
+             {std::pair(proto::SegmentKind::memfd, "memfd"), {proto::SegmentKind::region, "region"}}) {
             if ((c.remote_kinds & (1u << static_cast<int>(kind))) != 0) kinds.append(name);
         }
         py::dict d;
@@ -219,7 +223,8 @@ py::dict capabilities_dict(const Engine& e) {
 py::list table(const std::vector<proto::SegmentInfo>& segments) {
     py::list out;
     for (const auto& s : segments) {
-        out.append(py::make_tuple(s.id, s.name, s.length, s.extent, static_cast<int>(s.kind), static_cast<int>(s.rights)));
+        out.append(py::make_tuple(s.id, s.name, s.length, s.extent, static_cast<int>(s.kind),
+                                  static_cast<int>(s.rights)));
     }
     return out;
 }
@@ -230,39 +235,65 @@ void bind_transfer(py::module_& m) {
         .def_property_readonly("done", [](const TransferHandle& t) { return t.transfer->done(); })
         .def_property_readonly("released", [](const TransferHandle& t) { return t.transfer->released(); })
         .def_property_readonly("bytes", [](const TransferHandle& t) { return t.transfer->bytes(); })
-        .def_property_readonly("seconds", [](const TransferHandle& t) {
-            return t.transfer->done() ? static_cast<double>(t.transfer->duration()) * 1e-9 : 0.0; })
+        .def_property_readonly(
+            "seconds",
+            [](const TransferHandle& t) {
+                return t.transfer->done() ? static_cast<double>(t.transfer->duration()) * 1e-9 : 0.0;
+            })
         .def_property_readonly("prefix", [](const TransferHandle& t) { return t.transfer->prefix(); })
-        .def_property_readonly("status", [](const TransferHandle& t) {
-            py::array_t<uint8_t> a(static_cast<py::ssize_t>(t.transfer->ranges()));
-            for (size_t i = 0; i < t.transfer->ranges(); ++i) a.mutable_data()[i] = static_cast<uint8_t>(t.transfer->state(i));
-            return a; })
-        .def_property_readonly("groups_done", [](const TransferHandle& t) {
-            py::array_t<bool> a(static_cast<py::ssize_t>(t.transfer->groups()));
-            for (uint32_t i = 0; i < t.transfer->groups(); ++i) a.mutable_data()[i] = t.transfer->group_done(i);
-            return a; })
-        .def_property_readonly("errors", [](const TransferHandle& t) {
-            py::list out;
-            if (!t.transfer->done()) return out;
-            for (const auto& e : t.transfer->errors()) {
-                out.append(py::make_tuple(e.range, std::string(code_name(e.status.code())), e.status.message()));
-            }
-            return out; })
-        .def_property_readonly("result", [](const TransferHandle& t) -> py::object {
-            if (!t.transfer->done()) return py::none();
-            const Status& s = t.transfer->result();
-            return py::make_tuple(std::string(code_name(s.code())), s.message()); })
-        .def("wait", [](const TransferHandle& t, std::optional<double> timeout) {
-            return wait_interruptibly(nanos(timeout, kNever),
-                                      [&](Nanos left) { return t.engine->wait(*t.transfer, left); }); },
-             py::arg("timeout") = py::none())
-        .def("wait_released", [](const TransferHandle& t, std::optional<double> timeout) {
-            return wait_interruptibly(nanos(timeout, kNever),
-                                      [&](Nanos left) { return t.engine->wait_released(*t.transfer, left); }); },
-             py::arg("timeout") = py::none())
-        .def("cancel", [](const TransferHandle& t) { return t.engine->cancel(*t.transfer); },
-             py::call_guard<py::gil_scoped_release>())
-        .def("set_priority", [](const TransferHandle& t, const std::string& p) { t.engine->set_priority(*t.transfer, priority_of(p)); })
+        .def_property_readonly("status",
+                               [](const TransferHandle& t) {
+                                   py::array_t<uint8_t> a(static_cast<py::ssize_t>(t.transfer->ranges()));
+                                   for (size_t i = 0; i < t.transfer->ranges(); ++i)
+                                       a.mutable_data()[i] = static_cast<uint8_t>(t.transfer->state(i));
+                                   return a;
+                               })
+        .def_property_readonly("groups_done",
+                               [](const TransferHandle& t) {
+                                   py::array_t<bool> a(static_cast<py::ssize_t>(t.transfer->groups()));
+                                   for (uint32_t i = 0; i < t.transfer->groups(); ++i)
+                                       a.mutable_data()[i] = t.transfer->group_done(i);
+                                   return a;
+                               })
+        .def_property_readonly(
+            "errors",
+            [](const TransferHandle& t) {
+                py::list out;
+                if (!t.transfer->done()) return out;
+                for (const auto& e : t.transfer->errors()) {
+                    out.append(
+                        py::make_tuple(e.range, std::string(code_name(e.status.code())), e.status.message()));
+                }
+                return out;
+            })
+        .def_property_readonly("result",
+                               [](const TransferHandle& t) -> py::object {
+                                   if (!t.transfer->done()) return py::none();
+                                   const Status& s = t.transfer->result();
+                                   return py::make_tuple(std::string(code_name(s.code())), s.message());
+                               })
+        .def(
+            "wait",
+            [](const TransferHandle& t, std::optional<double> timeout) {
+                return wait_interruptibly(nanos(timeout, kNever),
+                                          [&](Nanos left) { return t.engine->wait(*t.transfer, left); });
+            },
+            py::arg("timeout") = py::none())
+        .def(
+            "wait_released",
+            [](const TransferHandle& t, std::optional<double> timeout) {
+                return wait_interruptibly(nanos(timeout, kNever), [&](Nanos left) {
+                    return t.engine->wait_released(*t.transfer, left);
+                });
+            },
+            py::arg("timeout") = py::none())
+        .def(
+            "cancel", [](const TransferHandle& t) { return t.engine->cancel(*t.transfer); },
+            py::call_guard<py::gil_scoped_release>())
+        .def("set_priority",
+             [](const TransferHandle& t, const std::string& p) {
+                 t.engine->set_priority(*t.transfer, priority_of(p));
+             })
         .def("fileno", [](const TransferHandle& t) { return t.engine->event_fd(*t.transfer); })
         .def("want_callback", [](const TransferHandle& t) { t.engine->want_callback(*t.transfer); });
 }
@@ -270,30 +301,48 @@ void bind_transfer(py::module_& m) {
 void bind_peer(py::module_& m) {
     py::class_<PeerHandle, std::shared_ptr<PeerHandle>>(m, "NativePeer")
         .def_property_readonly("name", [](const PeerHandle& p) { return p.peer->descriptor().name; })
-        .def_property_readonly("incarnation", [](const PeerHandle& p) {
-            const Id128& i = p.peer->descriptor().incarnation;
-            return to_bytes(ByteView(i.data(), i.size())); })
-        .def_property_readonly("alive", [](const PeerHandle& p) { return p.engine->state_of(*p.peer) == engine::PeerState::alive; })
-        .def("segments", [](const PeerHandle& p, std::optional<double> timeout) {
-            std::vector<proto::SegmentInfo> s;
-            {
-                py::gil_scoped_release nogil;
-                s = p.engine->segments_of(*p.peer, nanos(timeout, 2 * kSecond));
-            }
-            return table(s); }, py::arg("timeout") = py::none(), "Asks the owner what it exposes to us, now.")
-        .def("call", [](const PeerHandle& p, uint16_t method, const py::bytes& request, std::optional<double> timeout) {
-            ByteView body = view(request);
-            Result<Bytes> r{Code::internal, ""};
-            {
-                py::gil_scoped_release nogil;
-                r = p.engine->call(*p.peer, method, body, nanos(timeout, 2 * kSecond));
-            }
-            check(r.status());
-            return to_bytes(*r); }, py::arg("method"), py::arg("request"), py::arg("timeout") = py::none())
-        .def("predict", [](const PeerHandle& p, uint64_t bytes, const std::string& priority) {
-            return static_cast<double>(p.engine->predict(*p.peer, bytes, priority_of(priority))) * 1e-9; },
-             py::arg("bytes"), py::arg("priority") = "normal")
-        .def("close", [](const PeerHandle& p) { p.engine->disconnect(p.peer); }, py::call_guard<py::gil_scoped_release>());
+        .def_property_readonly("incarnation",
+                               [](const PeerHandle& p) {
+                                   const Id128& i = p.peer->descriptor().incarnation;
+                                   return to_bytes(ByteView(i.data(), i.size()));
+                               })
+        .def_property_readonly(
+            "alive",
+            [](const PeerHandle& p) { return p.engine->state_of(*p.peer) == engine::PeerState::alive; })
+        .def(
+            "segments",
+            [](const PeerHandle& p, std::optional<double> timeout) {
+                std::vector<proto::SegmentInfo> s;
+                {
+                    py::gil_scoped_release nogil;
+                    s = p.engine->segments_of(*p.peer, nanos(timeout, 2 * kSecond));
+                }
+                return table(s);
+            },
+            py::arg("timeout") = py::none(), "Asks the owner what it exposes to us, now.")
+        .def(
+            "call",
+            [](const PeerHandle& p, uint16_t method, const py::bytes& request,
+               std::optional<double> timeout) {
+                ByteView body = view(request);
+                Result<Bytes> r{Code::internal, ""};
+                {
+                    py::gil_scoped_release nogil;
+                    r = p.engine->call(*p.peer, method, body, nanos(timeout, 2 * kSecond));
+                }
+                check(r.status());
+                return to_bytes(*r);
+            },
+            py::arg("method"), py::arg("request"), py::arg("timeout") = py::none())
+        .def(
+            "predict",
+            [](const PeerHandle& p, uint64_t bytes, const std::string& priority) {
+                return static_cast<double>(p.engine->predict(*p.peer, bytes, priority_of(priority))) * 1e-9;
+            },
+            py::arg("bytes"), py::arg("priority") = "normal")
+        .def(
+            "close", [](const PeerHandle& p) { p.engine->disconnect(p.peer); },
+            py::call_guard<py::gil_scoped_release>());
 }
 
 py::object connect(const EngineHandle& h, const py::bytes& descriptor, std::optional<double> timeout) {
@@ -338,63 +387,87 @@ void bind_engine(py::module_& m) {
             check(e.status());
             return std::make_shared<EngineHandle>(EngineHandle{std::shared_ptr<Engine>(std::move(*e))});
         }))
-        .def("close", [](const EngineHandle& h, std::optional<double> timeout) {
-            h.engine->close(nanos(timeout, 2 * h.engine->settings().lease)); }, py::arg("timeout") = py::none(),
-             py::call_guard<py::gil_scoped_release>())
+        .def(
+            "close",
+            [](const EngineHandle& h, std::optional<double> timeout) {
+                h.engine->close(nanos(timeout, 2 * h.engine->settings().lease));
+            },
+            py::arg("timeout") = py::none(), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("name", [](const EngineHandle& h) { return h.engine->name(); })
-        .def_property_readonly("incarnation", [](const EngineHandle& h) {
-            const Id128& i = h.engine->incarnation();
-            return to_bytes(ByteView(i.data(), i.size())); })
+        .def_property_readonly("incarnation",
+                               [](const EngineHandle& h) {
+                                   const Id128& i = h.engine->incarnation();
+                                   return to_bytes(ByteView(i.data(), i.size()));
+                               })
         .def_property_readonly("usable", [](const EngineHandle& h) { return h.engine->usable().ok(); })
         .def("descriptor", [](const EngineHandle& h) { return to_bytes(h.engine->descriptor()); })
-        .def("allocate", [](const EngineHandle& h, uint64_t bytes, uint64_t extent, const std::string& name, const std::string& access) {
-            Rights rights = rights_of(access);
-            Result<std::shared_ptr<engine::Segment>> s{Code::internal, ""};
-            {
-                py::gil_scoped_release nogil;
-                s = h.engine->allocate(bytes, extent, name, rights);
-            }
-            check(s.status());
-            return segment_tuple(**s); }, py::arg("bytes"), py::arg("extent"), py::arg("name"), py::arg("access"))
-        .def("add", [](const EngineHandle& h, uint64_t address, uint64_t bytes, const std::string& name,
-                       const std::string& access, bool writable) {
-            auto s = h.engine->add(reinterpret_cast<uint8_t*>(address), bytes, name, rights_of(access), writable);
-            check(s.status());
-            return segment_tuple(**s); }, py::arg("address"), py::arg("bytes"), py::arg("name"), py::arg("access"),
-             py::arg("writable"))
-        .def("unregister", [](const EngineHandle& h, SegmentId id, double timeout) {
-            Status s;
-            {
-                py::gil_scoped_release nogil;
-                s = h.engine->unregister(id, nanos(timeout, 0));
-            }
-            check(s); })
+        .def(
+            "allocate",
+            [](const EngineHandle& h, uint64_t bytes, uint64_t extent, const std::string& name,
+               const std::string& access) {
+                Rights rights = rights_of(access);
+                Result<std::shared_ptr<engine::Segment>> s{Code::internal, ""};
+                {
+                    py::gil_scoped_release nogil;
+                    s = h.engine->allocate(bytes, extent, name, rights);
+                }
+                check(s.status());
+                return segment_tuple(**s);
+            },
+            py::arg("bytes"), py::arg("extent"), py::arg("name"), py::arg("access"))
+        .def(
+            "add",
+            [](const EngineHandle& h, uint64_t address, uint64_t bytes, const std::string& name,
+               const std::string& access, bool writable) {
+                auto s = h.engine->add(reinterpret_cast<uint8_t*>(address), bytes, name, rights_of(access),
+                                       writable);
+                check(s.status());
+                return segment_tuple(**s);
+            },
+            py::arg("address"), py::arg("bytes"), py::arg("name"), py::arg("access"), py::arg("writable"))
+        .def("unregister",
+             [](const EngineHandle& h, SegmentId id, double timeout) {
+                 Status s;
+                 {
+                     py::gil_scoped_release nogil;
+                     s = h.engine->unregister(id, nanos(timeout, 0));
+                 }
+                 check(s);
+             })
         .def("connect", &connect, py::arg("descriptor"), py::arg("timeout") = py::none())
-        .def("submit", &submit, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"), py::arg("offset"),
-             py::arg("length"), py::arg("epoch") = py::none(), py::arg("group") = py::none(), py::arg("checks") = py::none(),
-             py::arg("priority") = "normal", py::arg("deadline") = py::none(), py::arg("notify") = py::none(),
-             py::arg("will_wait") = false)
+        .def("submit", &submit, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"),
+             py::arg("offset"), py::arg("length"), py::arg("epoch") = py::none(),
+             py::arg("group") = py::none(), py::arg("checks") = py::none(), py::arg("priority") = "normal",
+             py::arg("deadline") = py::none(), py::arg("notify") = py::none(), py::arg("will_wait") = false)
         .def("move_one", &move_one, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"),
              py::arg("offset"), py::arg("length"))
-        .def("take_finished", [](const EngineHandle& h, double timeout) {
-            std::vector<TransferId> ids;
-            bool going;
-            {
-                py::gil_scoped_release nogil;
-                going = h.engine->take_finished(ids, nanos(timeout, 0));
-            }
-            return py::make_tuple(going, ids); })
-        .def("take_notifications", [](const EngineHandle& h, std::optional<double> timeout) {
-            std::vector<std::pair<std::string, Bytes>> got;
-            wait_interruptibly(nanos(timeout, kNever), [&](Nanos left) {
-                return !h.engine->take_notifications(got, left) || !got.empty(); });
-            py::list out;
-            for (const auto& [peer, bytes] : got) out.append(py::make_tuple(peer, to_bytes(bytes)));
-            return out; }, py::arg("timeout") = py::none())
+        .def("take_finished",
+             [](const EngineHandle& h, double timeout) {
+                 std::vector<TransferId> ids;
+                 bool going;
+                 {
+                     py::gil_scoped_release nogil;
+                     going = h.engine->take_finished(ids, nanos(timeout, 0));
+                 }
+                 return py::make_tuple(going, ids);
+             })
+        .def(
+            "take_notifications",
+            [](const EngineHandle& h, std::optional<double> timeout) {
+                std::vector<std::pair<std::string, Bytes>> got;
+                wait_interruptibly(nanos(timeout, kNever), [&](Nanos left) {
+                    return !h.engine->take_notifications(got, left) || !got.empty();
+                });
+                py::list out;
+                for (const auto& [peer, bytes] : got) out.append(py::make_tuple(peer, to_bytes(bytes)));
+                return out;
+            },
+            py::arg("timeout") = py::none())
         .def("counters", [](const EngineHandle& h) { return counters_dict(h.engine->counters()); })
         .def("links", [](const EngineHandle& h) { return links_list(*h.engine); })
         .def("capabilities", [](const EngineHandle& h) { return capabilities_dict(*h.engine); })
-        .def_property_readonly("copy_threads", [](const EngineHandle& h) { return h.engine->copier().threads(); });
+        .def_property_readonly("copy_threads",
+                               [](const EngineHandle& h) { return h.engine->copier().threads(); });
 }
 
 }  // namespace tent::bindings

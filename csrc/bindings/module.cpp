@@ -23,25 +23,37 @@ Id128 id_of(const py::bytes& b) {
 }
 
 void bind_base(py::module_& m) {
-    m.def("page_check", [](const py::bytes& digest, uint64_t address, uint64_t size) {
-        Id128 d = id_of(digest);
-        py::gil_scoped_release nogil;
-        return page_check(d, reinterpret_cast<const void*>(address), size);
-    }, py::arg("digest"), py::arg("address"), py::arg("size"),
-          "The page check of `size` bytes at `address`, seeded by a 16-byte digest.");
-    m.def("blake2b_128", [](const py::bytes& a, const py::bytes& b) {
-        Id128 d = blake2b_128(view(a), view(b));
-        return to_bytes(ByteView(d.data(), d.size()));
-    }, py::arg("first"), py::arg("second") = py::bytes(), "BLAKE2b with 16 bytes of the two parts' concatenation.");
-    m.def("take_log_lines", [] {
-        py::list lines;
-        for (LogLine line; take_log(line);) lines.append(py::make_tuple(static_cast<int>(line.level), line.text));
-        return lines;
-    }, "Log lines of the native engine since the last call, as (level 0..3, text).");
+    m.def(
+        "page_check",
+        [](const py::bytes& digest, uint64_t address, uint64_t size) {
+            Id128 d = id_of(digest);
+            py::gil_scoped_release nogil;
+            return page_check(d, reinterpret_cast<const void*>(address), size);
+        },
+        py::arg("digest"), py::arg("address"), py::arg("size"),
+        "The page check of `size` bytes at `address`, seeded by a 16-byte digest.");
+    m.def(
+        "blake2b_128",
+        [](const py::bytes& a, const py::bytes& b) {
+            Id128 d = blake2b_128(view(a), view(b));
+            return to_bytes(ByteView(d.data(), d.size()));
+        },
+        py::arg("first"), py::arg("second") = py::bytes(),
+        "BLAKE2b with 16 bytes of the two parts' concatenation.");
+    m.def(
+        "take_log_lines",
+        [] {
+            py::list lines;
+            for (LogLine line; take_log(line);)
+                lines.append(py::make_tuple(static_cast<int>(line.level), line.text));
+            return lines;
+        },
+        "Log lines of the native engine since the last call, as (level 0..3, text).");
     m.def("set_log_level", [](int level) { set_log_level(static_cast<LogLevel>(std::clamp(level, 0, 3))); });
 #ifdef TENT_TEST_SWITCHES
     m.def("set_protection", [](const std::string& name, bool on) {
-        if (!set_protection(name.c_str(), on)) raise({Code::invalid_argument, "no protection is called '" + name + "'"});
+        if (!set_protection(name.c_str(), on))
+            raise({Code::invalid_argument, "no protection is called '" + name + "'"});
     });
     m.attr("TEST_SWITCHES") = true;
 #else

@@ -1,7 +1,7 @@
 // How transfers end (result, then release) and how grants do.
-#include <algorithm>
-
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "base/fork_guard.h"
 #include "engine/engine.h"
@@ -29,7 +29,8 @@ void Engine::finish(const std::shared_ptr<Transfer>& t, Status result, RangeStat
     } else {
         ++counters_.failed;
     }
-    for (const auto& e : t->errors_) counters_.check_failures += e.status.code() == Code::check_failed ? 1 : 0;
+    for (const auto& e : t->errors_)
+        counters_.check_failures += e.status.code() == Code::check_failed ? 1 : 0;
     t->result_ = std::move(result);
     t->finished_at_ = monotonic_now();
     t->done_.store(true, std::memory_order_release);
@@ -105,7 +106,8 @@ void Engine::peer_died(Peer& peer) {
     }
 }
 
-// ---- segments ---------------------------------------------------------------------------------------------------
+// ---- segments
+// ---------------------------------------------------------------------------------------------------
 
 Result<std::shared_ptr<Segment>> Engine::allocate(uint64_t bytes, uint64_t extent, const std::string& name,
                                                   Rights exposed) {
@@ -114,8 +116,8 @@ Result<std::shared_ptr<Segment>> Engine::allocate(uint64_t bytes, uint64_t exten
     return registry_.allocate(bytes, extent, name, exposed);
 }
 
-Result<std::shared_ptr<Segment>> Engine::add(uint8_t* base, uint64_t bytes, const std::string& name, Rights exposed,
-                                             bool writable) {
+Result<std::shared_ptr<Segment>> Engine::add(uint8_t* base, uint64_t bytes, const std::string& name,
+                                             Rights exposed, bool writable) {
     if (Status s = usable(); !s.ok()) return s;
     std::lock_guard token(token_);
     return registry_.add(base, bytes, name, exposed, writable);
@@ -172,8 +174,9 @@ Status Engine::unregister(SegmentId id, Nanos timeout) {
             }
         }
         if (monotonic_now() >= until) {
-            return {Code::busy, "segment '" + s->name +
-                                    "' is still inside a peer's or our own attempt: keep the memory and try again"};
+            return {Code::busy,
+                    "segment '" + s->name +
+                        "' is still inside a peer's or our own attempt: keep the memory and try again"};
         }
         poller_.wake();
         timespec nap{0, pause};

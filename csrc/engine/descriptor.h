@@ -1,4 +1,5 @@
-// How a node is found: its identity and the rails it listens on, as a blob that travels by directory or by hand.
+// How a node is found: its identity and the rails it listens on, as a blob that travels by directory or by
+// hand.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// The door: connections before they are authenticated. Their number, memory and time are bounded; whoever comes through
-// is handed to its session. Loop token held.
+// The door: connections before they are authenticated. Their number, memory and time are bounded; whoever
+// comes through is handed to its session. Loop token held.
 #pragma once
 
 #include <memory>
@@ -39,8 +39,9 @@ class Engine::Door final : public transport::StreamHandler {
             ++engine_.counters_.connections_accepted;
             transport::apply(got.get(), engine_.socket_options());
             std::string name = transport::describe(got.get());
-            auto s = std::make_unique<transport::FrameStream>(engine_.poller_, std::move(got), false, proto::Handshake::Role::owner,
-                                                   engine_.handshake_config(), this, transport::StreamLimits{});
+            auto s = std::make_unique<transport::FrameStream>(
+                engine_.poller_, std::move(got), false, proto::Handshake::Role::owner,
+                engine_.handshake_config(), this, transport::StreamLimits{});
             s->name = std::move(name);
             strangers_.push_back(std::move(s));
         }
@@ -72,7 +73,8 @@ class Engine::Door final : public transport::StreamHandler {
         }
     }
     void on_frame(transport::FrameStream&, const proto::Header&, ByteView) override {}
-    void on_payload(transport::FrameStream&, const proto::Header&, ByteView, std::vector<transport::LocalPiece>&) override {}
+    void on_payload(transport::FrameStream&, const proto::Header&, ByteView,
+                    std::vector<transport::LocalPiece>&) override {}
     bool may_land(transport::FrameStream&) override { return false; }
     void on_payload_end(transport::FrameStream&, bool) override {}
     void on_closed(transport::FrameStream& stream, const Status& why) override {

@@ -1,6 +1,6 @@
-// The engine: segments, peers, transfers, and the progress loop around the sprayer. Public calls are thread-safe and
-// block only where they say so. One owner at a time holds the loop token: the progress thread, or a waiting caller that
-// has taken the loop over, so that a small transfer costs no hand-off.
+// The engine: segments, peers, transfers, and the progress loop around the sprayer. Public calls are
+// thread-safe and block only where they say so. One owner at a time holds the loop token: the progress
+// thread, or a waiting caller that has taken the loop over, so that a small transfer costs no hand-off.
 #pragma once
 
 #include <atomic>
@@ -47,25 +47,28 @@ class Engine final : public transport::Sink {
         std::string name;
         bool loopback = false;
     };
-    // Answers a peer's call (store messages). Loop token held: quick, no blocking, no call back into the engine.
-    using CallHandler = std::function<Result<Bytes>(const proto::Identity& peer, uint16_t method, ByteView request)>;
+    // Answers a peer's call (store messages). Loop token held: quick, no blocking, no call back into the
+    // engine.
+    using CallHandler =
+        std::function<Result<Bytes>(const proto::Identity& peer, uint16_t method, ByteView request)>;
 
     // Listens and starts the threads. port_in_use, invalid_argument, no_memory.
     static Result<std::unique_ptr<Engine>> create(const Settings& settings);
     ~Engine() override;
 
     // ---- any thread ----
-    // Ends everything: transfers are cancelled, peers told, grants revoked, threads joined. Blocks up to `timeout` for
-    // attempts that only a lease can fence. Idempotent.
+    // Ends everything: transfers are cancelled, peers told, grants revoked, threads joined. Blocks up to
+    // `timeout` for attempts that only a lease can fence. Idempotent.
     void close(Nanos timeout);
     Status usable() const;  // closed, forked
     const std::string& name() const { return settings_.name; }
     const Id128& incarnation() const { return incarnation_; }
     Bytes descriptor() const;
 
-    Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name, Rights exposed);
-    Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name, Rights exposed,
-                                         bool writable);
+    Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name,
+                                              Rights exposed);
+    Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name,
+                                         Rights exposed, bool writable);
     // Blocks until nothing touches it any more (invariant 11) or `timeout`: busy, and the memory must stay.
     Status unregister(SegmentId id, Nanos timeout);
 
@@ -150,7 +153,8 @@ class Engine final : public transport::Sink {
     void perform(const sched::Action& action);
     void post(const sched::Action& action);
     bool repost(Peer& peer, AttemptId id, Peer::AttemptRecord record);
-    void on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord record, const Status& status, uint32_t piece);
+    void on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord record, const Status& status,
+                          uint32_t piece);
     void drain_copies();
     Nanos next_wakeup(Nanos now);
 
@@ -178,7 +182,7 @@ class Engine final : public transport::Sink {
 
     std::vector<std::shared_ptr<Peer>> peers_;  // by index; a dead one stays until it is quiet
     std::map<uint32_t, std::shared_ptr<Peer>> live_peers_;
-    std::vector<Peer*> link_peer_;              // by LinkId
+    std::vector<Peer*> link_peer_;  // by LinkId
     std::map<uint64_t, std::unique_ptr<OwnerSession>> sessions_;
     uint64_t next_session_ = 1;
     std::map<TransferId, std::shared_ptr<Transfer>> transfers_;  // not yet released

@@ -1,4 +1,5 @@
-// Progress: who holds the loop token turns events into sprayer events, and the sprayer's actions into postings.
+// Progress: who holds the loop token turns events into sprayer events, and the sprayer's actions into
+// postings.
 #include <algorithm>
 
 #include "base/fork_guard.h"
@@ -77,7 +78,9 @@ void Engine::tick(Nanos now) {
             wake_at(t->deadline_);
             continue;
         }
-        finish(t, {Code::deadline, "no link to node '" + t->peer_->descriptor().name + "' came up before the deadline"},
+        finish(t,
+               {Code::deadline,
+                "no link to node '" + t->peer_->descriptor().name + "' came up before the deadline"},
                RangeState::failed);
         release(t);
     }
@@ -126,19 +129,23 @@ void Engine::perform(const Action& a) {
     auto it = transfers_.find(a.flow);
     std::shared_ptr<Transfer> t = it == transfers_.end() ? nullptr : it->second;
     switch (a.kind) {
-        case Action::Kind::post: return post(a);
+        case Action::Kind::post:
+            return post(a);
         case Action::Kind::revoke: {
             auto p = posted_.find(a.attempt);
             if (p != posted_.end()) p->second->revoke(a.attempt);
             return;
         }
         case Action::Kind::flow_done:
-            if (t) finish(t, t->errors_.empty() ? Status::good() : t->errors_.front().status, RangeState::failed);
+            if (t)
+                finish(t, t->errors_.empty() ? Status::good() : t->errors_.front().status,
+                       RangeState::failed);
             return;
         case Action::Kind::flow_failed: {
             if (!t) return;
             Code code = code_from_wire(a.reason);
-            std::string what = code == Code::deadline ? "the transfer did not finish before its deadline" : "the transfer failed";
+            std::string what = code == Code::deadline ? "the transfer did not finish before its deadline"
+                                                      : "the transfer failed";
             finish(t, {code, what + " (node '" + t->peer_->descriptor().name + "')"}, RangeState::failed);
             return;
         }
@@ -171,7 +178,8 @@ void Engine::post(const Action& a) {
     r.end = a.end;
     r.link = a.link;
     if (!repost(*peer, a.attempt, std::move(r))) {
-        sprayer_.attempt_ended(a.attempt, Outcome::link_error, static_cast<uint16_t>(Code::link_failed), monotonic_now());
+        sprayer_.attempt_ended(a.attempt, Outcome::link_error, static_cast<uint16_t>(Code::link_failed),
+                               monotonic_now());
     }
 }
 
@@ -218,7 +226,8 @@ void Engine::attempt_ended(AttemptId id, transport::End end, Status status, uint
 }
 
 // The owner refused a piece: its range fails alone, the rest of the slice is posted again.
-void Engine::on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord r, const Status& status, uint32_t piece) {
+void Engine::on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord r, const Status& status,
+                              uint32_t piece) {
     Nanos now = monotonic_now();
     if (r.transfer->done()) {
         sprayer_.attempt_ended(id, Outcome::revoked, 0, now);
@@ -259,10 +268,15 @@ LinkId Engine::add_link(const sched::LinkSpec& spec, Peer* peer) {
     return id;
 }
 
-void Engine::link_down(LinkId link) { sprayer_.link_down(link, monotonic_now()); }
-void Engine::link_probe(LinkId link, bool good) { sprayer_.link_probe(link, good, monotonic_now()); }
+void Engine::link_down(LinkId link) {
+    sprayer_.link_down(link, monotonic_now());
+}
+void Engine::link_probe(LinkId link, bool good) {
+    sprayer_.link_probe(link, good, monotonic_now());
+}
 
-// ---- waiting ----------------------------------------------------------------------------------------------------
+// ---- waiting
+// ----------------------------------------------------------------------------------------------------
 
 // The caller drives the loop until its transfer is done: no hand-off between threads for a small transfer.
 void Engine::lead(Transfer& t, const std::atomic<bool>& flag, Nanos until) {
@@ -278,7 +292,9 @@ void Engine::lead(Transfer& t, const std::atomic<bool>& flag, Nanos until) {
         }
         Nanos now = monotonic_now();
         if (now >= until) return;
-        Nanos timeout = now < spin_until ? 0 : std::clamp<Nanos>(std::min(next_wakeup_.load(), until) - now, 0, kIdleTick);
+        Nanos timeout = now < spin_until
+                            ? 0
+                            : std::clamp<Nanos>(std::min(next_wakeup_.load(), until) - now, 0, kIdleTick);
         int n = poller_.wait(batch, timeout);
         if (n == 0 && timeout == 0 && now < next_wakeup_.load()) continue;
         std::lock_guard token(token_);
@@ -305,7 +321,8 @@ bool Engine::wait_for(Transfer& t, const std::atomic<bool>& flag, Nanos timeout)
         } else {
             std::unique_lock lock(done_mutex_);
             ++followers_;
-            auto pause = std::chrono::nanoseconds(std::clamp<Nanos>(until - monotonic_now(), 0, kMillisecond));
+            auto pause =
+                std::chrono::nanoseconds(std::clamp<Nanos>(until - monotonic_now(), 0, kMillisecond));
             if (!flag.load(std::memory_order_acquire)) done_cv_.wait_for(lock, pause);
             --followers_;
         }
@@ -314,7 +331,11 @@ bool Engine::wait_for(Transfer& t, const std::atomic<bool>& flag, Nanos timeout)
     return flag.load(std::memory_order_acquire);
 }
 
-bool Engine::wait(Transfer& t, Nanos timeout) { return wait_for(t, t.done_, timeout); }
-bool Engine::wait_released(Transfer& t, Nanos timeout) { return wait_for(t, t.released_, timeout); }
+bool Engine::wait(Transfer& t, Nanos timeout) {
+    return wait_for(t, t.done_, timeout);
+}
+bool Engine::wait_released(Transfer& t, Nanos timeout) {
+    return wait_for(t, t.released_, timeout);
+}
 
 }  // namespace tent::engine

@@ -1,5 +1,5 @@
-// A session from the owner's side: what a peer that dialled us may do to our memory. Everything that arrives is checked
-// here: lease, attempt, grant, bounds, epoch. Loop token held.
+// A session from the owner's side: what a peer that dialled us may do to our memory. Everything that arrives
+// is checked here: lease, attempt, grant, bounds, epoch. Loop token held.
 #pragma once
 
 #include <map>
@@ -32,8 +32,8 @@ class OwnerSession final : public transport::StreamHandler {
     void close(const std::string& why);
     // No connection and no copy is left, and the lease has run out: it can be forgotten.
     bool over() const;
-    // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this session
-    // touches it any more (`now_copying` jobs and hazards are waited for by asking again).
+    // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this
+    // session touches it any more (`now_copying` jobs and hazards are waited for by asking again).
     void revoke_segment(SegmentId segment, const uint8_t* address, uint64_t length);
     bool touches(SegmentId segment, const uint8_t* address, uint64_t length) const;
     void on_job(transport::shm::CopyJob& job);
@@ -72,8 +72,8 @@ class OwnerSession final : public transport::StreamHandler {
     Connection* of(transport::FrameStream& stream);
     Connection* by_id(uint64_t id);
     Connection* control();
-    void answer(transport::FrameStream& stream, proto::FrameType type, AttemptId attempt, const Status& status,
-                uint32_t piece = kNoId);
+    void answer(transport::FrameStream& stream, proto::FrameType type, AttemptId attempt,
+                const Status& status, uint32_t piece = kNoId);
     void on_read(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void on_revoke(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void on_map(transport::FrameStream& stream, const proto::Header& header);

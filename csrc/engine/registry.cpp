@@ -75,10 +75,12 @@ Result<std::shared_ptr<Segment>> Registry::allocate(uint64_t bytes, uint64_t ext
     return enter(std::move(s));
 }
 
-Result<std::shared_ptr<Segment>> Registry::add(uint8_t* base, uint64_t bytes, const std::string& name, Rights exposed,
-                                               bool writable) {
-    if (base == nullptr || bytes == 0) return {Code::invalid_argument, "a segment needs an address and at least one byte"};
-    if (reinterpret_cast<uint64_t>(base) + bytes < bytes) return {Code::out_of_range, "the memory wraps around"};
+Result<std::shared_ptr<Segment>> Registry::add(uint8_t* base, uint64_t bytes, const std::string& name,
+                                               Rights exposed, bool writable) {
+    if (base == nullptr || bytes == 0)
+        return {Code::invalid_argument, "a segment needs an address and at least one byte"};
+    if (reinterpret_cast<uint64_t>(base) + bytes < bytes)
+        return {Code::out_of_range, "the memory wraps around"};
     auto s = std::make_shared<Segment>();
     s->base = base;
     s->length = bytes;
@@ -133,9 +135,9 @@ Status Registry::resolve(Op op, std::span<const proto::Piece> pieces, std::vecto
             return {Code::permission_denied, "segment '" + s.name + "' is not exposed for that"};
         }
         if (protection_on(Protection::bounds) && !within(p.offset, p.length, s.length)) {
-            return {Code::out_of_range, "segment '" + s.name + "' has " + std::to_string(s.length) + " bytes: [" +
-                                            std::to_string(p.offset) + ", +" + std::to_string(p.length) +
-                                            ") lies outside"};
+            return {Code::out_of_range, "segment '" + s.name + "' has " + std::to_string(s.length) +
+                                            " bytes: [" + std::to_string(p.offset) + ", +" +
+                                            std::to_string(p.length) + ") lies outside"};
         }
         if (p.epoch != 0 && s.face != nullptr && protection_on(Protection::epoch)) {
             uint64_t extent = p.offset / s.extent_bytes();

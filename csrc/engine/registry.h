@@ -1,5 +1,5 @@
-// The segments of this node: what its transfers may use and what its peers may touch. Loop token held, except where a
-// call says otherwise.
+// The segments of this node: what its transfers may use and what its peers may touch. Loop token held, except
+// where a call says otherwise.
 #pragma once
 
 #include <map>
@@ -22,8 +22,8 @@ struct Segment {
     uint8_t* base = nullptr;
     uint64_t length = 0;
     proto::SegmentKind kind = proto::SegmentKind::region;
-    Rights exposed = Rights::none;  // to peers
-    bool writable = true;           // by ourselves (a read-only buffer is not)
+    Rights exposed = Rights::none;        // to peers
+    bool writable = true;                 // by ourselves (a read-only buffer is not)
     transport::shm::ExtentMemory memory;  // memfd only
     transport::shm::Mapping face_memory;
     UniqueFd face_fd;  // read-only descriptor of it
@@ -37,9 +37,10 @@ struct Segment {
 
 class Registry {
   public:
-    Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name, Rights exposed);
-    Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name, Rights exposed,
-                                         bool writable);
+    Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name,
+                                              Rights exposed);
+    Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name,
+                                         Rights exposed, bool writable);
     std::shared_ptr<Segment> find(SegmentId id) const;
     // The segment that holds [address, address + length) whole; nullptr: not registered.
     Segment* locate(const uint8_t* address, uint64_t length) const;
@@ -47,7 +48,8 @@ class Registry {
     std::vector<proto::SegmentInfo> exposed() const;
     const std::map<SegmentId, std::shared_ptr<Segment>>& all() const { return by_id_; }
 
-    // What a peer may touch: rights, bounds and epochs of every piece. On refusal `piece` names the first one at fault.
+    // What a peer may touch: rights, bounds and epochs of every piece. On refusal `piece` names the first one
+    // at fault.
     Status resolve(Op op, std::span<const proto::Piece> pieces, std::vector<transport::LocalPiece>& out,
                    uint32_t& piece) const;
 

@@ -1,4 +1,5 @@
-// What the engine is told at its start. Filled from tent_core.config (the one schema, with units and defaults).
+// What the engine is told at its start. Filled from tent_core.config (the one schema, with units and
+// defaults).
 #pragma once
 
 #include <string>

@@ -26,12 +26,15 @@ Status Engine::check(const Intent& in) const {
     if (n == 0) return bad("an intent needs at least one range");
     if (n > (1u << 24)) return bad("an intent holds at most 16 million ranges");
     if (in.offset.size() != n) return bad("remote_offset must have as many entries as local");
-    if (in.length.size() != n && in.length.size() != 1) return bad("length must have one entry, or as many as local");
-    if (in.segment.size() != n && in.segment.size() != 1) return bad("remote_segment must have one entry, or as many as local");
+    if (in.length.size() != n && in.length.size() != 1)
+        return bad("length must have one entry, or as many as local");
+    if (in.segment.size() != n && in.segment.size() != 1)
+        return bad("remote_segment must have one entry, or as many as local");
     if (!in.epoch.empty() && in.epoch.size() != n) return bad("epoch must have as many entries as local");
     if (!in.group.empty() && in.group.size() != n) return bad("group must have as many entries as local");
     if (!in.checks.empty() && in.checks.size() != n) return bad("checks must have as many entries as local");
-    if (!in.checks.empty() && in.op == Op::write) return {Code::unsupported, "checks on a write are not supported yet"};
+    if (!in.checks.empty() && in.op == Op::write)
+        return {Code::unsupported, "checks on a write are not supported yet"};
     if (in.notify.size() > proto::kMaxNotify) return bad("a notification holds at most 64 KiB");
     if (in.timeout < 0) return bad("a deadline must be positive");
     return Status::good();
@@ -81,13 +84,16 @@ Status Engine::admit(Transfer& t, const Intent& in) {
             return {Code::unregistered, who + ": [" + hex(t.local_[i]) + ", +" + std::to_string(length) +
                                             ") is not inside a registered segment: call register() first"};
         }
-        if (s->revoked) return {Code::segment_gone, who + ": segment '" + s->name + "' is being unregistered"};
+        if (s->revoked)
+            return {Code::segment_gone, who + ": segment '" + s->name + "' is being unregistered"};
         if (t.op_ == Op::read && !s->writable) {
-            return {Code::read_only, who + ": segment '" + s->name + "' is a read-only buffer, it cannot be a destination"};
+            return {Code::read_only,
+                    who + ": segment '" + s->name + "' is a read-only buffer, it cannot be a destination"};
         }
         if (std::find(t.used_.begin(), t.used_.end(), s->id) == t.used_.end()) t.used_.push_back(s->id);
         uint64_t begin = t.op_ == Op::read ? t.local_[i] : t.offset_[i];
-        // Writes of one intent into several segments share one space: the segment's number goes above its offsets.
+        // Writes of one intent into several segments share one space: the segment's number goes above its
+        // offsets.
         if (t.op_ == Op::write && t.segment_.size() > 1) begin |= static_cast<uint64_t>(t.segment_[i]) << 44;
         to.push_back({begin, begin + length});
         if (!in.group.empty()) groups = std::max(groups, in.group[i] + 1);
@@ -95,13 +101,16 @@ Status Engine::admit(Transfer& t, const Intent& in) {
     if (groups > t.ranges()) return {Code::invalid_argument, "groups must be numbered 0, 1, 2 ..."};
     t.group_left_ = std::vector<std::atomic<uint32_t>>(groups);
     for (uint32_t g : t.group_) t.group_left_[g].fetch_add(1);
-    if (!Destinations::normalise(to)) return {Code::overlapping, "two destination ranges of the intent overlap"};
+    if (!Destinations::normalise(to))
+        return {Code::overlapping, "two destination ranges of the intent overlap"};
     if (t.op_ == Op::write) {
         t.destination_space_ = static_cast<uint64_t>(in.peer->index() + 1) << 32 |
                                (t.segment_.size() == 1 ? t.segment_[0] : kNoId);
     }
     if (!destinations_.enter(t.destination_space_, to)) {
-        return {Code::overlapping, "a destination range overlaps one of a transfer that is still live: wait until it is released"};
+        return {
+            Code::overlapping,
+            "a destination range overlaps one of a transfer that is still live: wait until it is released"};
     }
     t.destinations_ = std::move(to);
     for (SegmentId id : t.used_) ++registry_.find(id)->transfers;
@@ -131,7 +140,8 @@ Result<std::shared_ptr<Transfer>> Engine::submit(const Intent& in, bool will_wai
     return t;
 }
 
-// A small intent whose only route is the memory bus completes in the submitting thread. False: it takes the usual way.
+// A small intent whose only route is the memory bus completes in the submitting thread. False: it takes the
+// usual way.
 bool Engine::run_inline(std::unique_lock<std::mutex>& token, Transfer& t) {
     auto* shm = t.peer_->shm();
     if (shm == nullptr || t.ranges() > proto::kMaxPieces) return false;

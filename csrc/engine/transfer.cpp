@@ -33,8 +33,8 @@ uint64_t Transfer::pieces(uint64_t begin, uint64_t end, bool exact, std::vector<
         uint32_t epoch = epoch_.empty() ? 0 : epoch_[i];
         uint64_t offset = offset_[i] + from;
         auto* address = reinterpret_cast<uint8_t*>(local_[i] + from);
-        bool joined = !exact && !remote.empty() && remote.back().segment == segment && remote.back().epoch == epoch &&
-                      remote.back().offset + remote.back().length == offset;
+        bool joined = !exact && !remote.empty() && remote.back().segment == segment &&
+                      remote.back().epoch == epoch && remote.back().offset + remote.back().length == offset;
         if (joined) {
             remote.back().length += n;
         } else {
@@ -53,7 +53,8 @@ uint64_t Transfer::pieces(uint64_t begin, uint64_t end, bool exact, std::vector<
 
 void Transfer::set(uint32_t range, RangeState state) {
     states_[range].store(static_cast<uint8_t>(state), std::memory_order_release);
-    if (!group_.empty() && state == RangeState::ok) group_left_[group_[range]].fetch_sub(1, std::memory_order_acq_rel);
+    if (!group_.empty() && state == RangeState::ok)
+        group_left_[group_[range]].fetch_sub(1, std::memory_order_acq_rel);
 }
 
 bool Transfer::check_ok(uint32_t range) const {
@@ -71,7 +72,8 @@ void Transfer::landed(uint64_t begin, uint64_t end) {
         if (check_ok(i)) {
             set(i, RangeState::ok);
         } else {
-            fail_range(i, {Code::check_failed, "range " + std::to_string(i) + ": the bytes do not match their check"});
+            fail_range(i, {Code::check_failed,
+                           "range " + std::to_string(i) + ": the bytes do not match their check"});
         }
     }
 }

@@ -1,5 +1,5 @@
-// A submitted intent: its ranges, what became of each, and its two ends (result, released). It is also the shape of its
-// flow: the sprayer sees the ranges' concatenation as one stream and asks where it may be cut.
+// A submitted intent: its ranges, what became of each, and its two ends (result, released). It is also the
+// shape of its flow: the sprayer sees the ranges' concatenation as one stream and asks where it may be cut.
 #pragma once
 
 #include <atomic>
@@ -24,20 +24,21 @@ class Peer;
 
 enum class RangeState : uint8_t { pending = 0, ok = 1, failed = 2, cancelled = 3 };
 
-// An intent as the caller hands it in. All spans have the same length n (or are empty where optional); they are copied.
+// An intent as the caller hands it in. All spans have the same length n (or are empty where optional); they
+// are copied.
 struct Intent {
     Op op = Op::read;
     std::shared_ptr<Peer> peer;
-    std::span<const uint64_t> local;   // absolute addresses
-    std::span<const uint32_t> segment; // one, or n
-    std::span<const uint32_t> epoch;   // optional
+    std::span<const uint64_t> local;    // absolute addresses
+    std::span<const uint32_t> segment;  // one, or n
+    std::span<const uint32_t> epoch;    // optional
     std::span<const uint64_t> offset;
     std::span<const uint64_t> length;  // one, or n
     std::span<const uint32_t> group;   // optional, 0..groups-1
     std::span<const uint64_t> checks;  // optional: page check of each range, seeded with zeros. Reads only
     Priority priority = Priority::normal;
-    Nanos timeout = 0;                 // 0: the engine's default
-    Bytes notify;                      // delivered to the peer once, after the last byte
+    Nanos timeout = 0;  // 0: the engine's default
+    Bytes notify;       // delivered to the peer once, after the last byte
     bool has_notify = false;
 };
 
@@ -57,7 +58,9 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     // Valid once done: the first error, or ok.
     const Status& result() const { return result_; }
     const std::vector<RangeError>& errors() const { return errors_; }
-    RangeState state(size_t range) const { return static_cast<RangeState>(states_[range].load(std::memory_order_acquire)); }
+    RangeState state(size_t range) const {
+        return static_cast<RangeState>(states_[range].load(std::memory_order_acquire));
+    }
     // Ranges that are complete from the front.
     size_t prefix() const;
     bool group_done(uint32_t group) const;
@@ -66,8 +69,8 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
 
     // ---- loop token held ----
     uint64_t cut(uint64_t begin, uint64_t want) const override;
-    // The pieces of [begin, end) that are still wanted. `ranges` gets the range of each remote piece. Pieces that follow
-    // each other in memory on both sides are merged unless `exact`.
+    // The pieces of [begin, end) that are still wanted. `ranges` gets the range of each remote piece. Pieces
+    // that follow each other in memory on both sides are merged unless `exact`.
     uint64_t pieces(uint64_t begin, uint64_t end, bool exact, std::vector<proto::Piece>& remote,
                     std::vector<transport::LocalPiece>& local, std::vector<uint32_t>& ranges) const;
     // [begin, end) is in place. Returns the ranges that became complete.
@@ -93,17 +96,17 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     std::vector<std::atomic<uint8_t>> states_;
     std::vector<std::atomic<uint32_t>> group_left_;
     std::vector<RangeError> errors_;
-    std::vector<SegmentId> used_;       // local segments it pins
+    std::vector<SegmentId> used_;                              // local segments it pins
     std::vector<std::pair<uint64_t, uint64_t>> destinations_;  // in the table of live destinations
     uint64_t destination_space_ = 0;
     Bytes notify_;
     bool has_notify_ = false;
     bool in_sprayer_ = false;
-    bool asked_segments_ = false;       // the owner was asked whether it exposes a segment that we do not know
-    bool fail_when_released_ = false;   // a write whose peer is lost: its failure is reported when it is final
+    bool asked_segments_ = false;      // the owner was asked whether it exposes a segment that we do not know
+    bool fail_when_released_ = false;  // a write whose peer is lost: its failure is reported when it is final
     Status result_;
     std::atomic<bool> done_{false}, released_{false};
-    UniqueFd event_;                    // eventfd for await, made on demand
+    UniqueFd event_;  // eventfd for await, made on demand
     std::atomic<bool> has_callback_{false};
     mutable std::atomic<size_t> prefix_hint_{0};
 };

@@ -28,10 +28,11 @@ bool Core::balanced() const {
     std::vector<InFlight> rails(rails_.size());
     uint64_t attempts = 0;
     for (const Link& l : links_) {
-        auto sum = [&](uint64_t Counts::* n) {
+        auto sum = [&](uint64_t Counts::*n) {
             return l.used.*n + l.superseded.*n + l.revoked.*n + l.failed.*n + l.outstanding.*n;
         };
-        if (l.posted.attempts != sum(&Counts::attempts) || l.posted.bytes != sum(&Counts::bytes)) return false;
+        if (l.posted.attempts != sum(&Counts::attempts) || l.posted.bytes != sum(&Counts::bytes))
+            return false;
         InFlight load;
         uint64_t count = 0, bytes = 0;
         for (uint32_t i = l.first; i != kNoId; i = attempt_pool_[i].link_next) {
@@ -55,12 +56,14 @@ bool Core::balanced() const {
         if (l.spec.remote != l.spec.local) add(l.spec.remote);
     }
     for (size_t i = 0; i < rails_.size(); ++i) {
-        if (rails[i].bytes != rails_[i].load.bytes || rails[i].attempts != rails_[i].load.attempts) return false;
+        if (rails[i].bytes != rails_[i].load.bytes || rails[i].attempts != rails_[i].load.attempts)
+            return false;
     }
     return attempts == attempt_slots_.size() && flows_balanced();
 }
 
-// Each queue's flows add up to what the queue, the peer and the group say; each flow's bytes are somewhere, once.
+// Each queue's flows add up to what the queue, the peer and the group say; each flow's bytes are somewhere,
+// once.
 bool Core::flows_balanced() const {
     std::array<PerClass, kTiers> groups{};
     for (const Peer& p : peers_) {

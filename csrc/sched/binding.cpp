@@ -1,11 +1,12 @@
-// Late binding: which link takes which slice, when. A link with room takes a slice only if it would finish it by the
-// time at which everything up to that flow would end if it flowed over all usable rails at once.
+// Late binding: which link takes which slice, when. A link with room takes a slice only if it would finish it
+// by the time at which everything up to that flow would end if it flowed over all usable rails at once.
 #include "sched/core.h"
 
 namespace tent::sched {
 
 namespace {
-// Flows looked at in one queue: behind a flow that no link with room may take, later ones are served meanwhile.
+// Flows looked at in one queue: behind a flow that no link with room may take, later ones are served
+// meanwhile.
 constexpr int kLookAhead = 16;
 // The share of the time left that one slice may take.
 constexpr uint64_t kFraction = 4;
@@ -129,8 +130,8 @@ const Capacity* Core::capacity_for(const Peer& p, const Flow& f) const {
     return nullptr;
 }
 
-// T - now: when `backlog` bytes of this peer, and what other peers send over the same rails meanwhile, would have
-// flowed over all of them at once. Peers take turns, so no other one counts for more than this one.
+// T - now: when `backlog` bytes of this peer, and what other peers send over the same rails meanwhile, would
+// have flowed over all of them at once. Peers take turns, so no other one counts for more than this one.
 Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const {
     const Group& g = groups_[p.group];
     uint64_t everyone = 0, peers = 0;
@@ -139,7 +140,8 @@ Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t bac
         peers = std::max<uint64_t>(peers, g.active[static_cast<size_t>(i)]);
     }
     uint64_t own = p.backlog(priority);
-    uint64_t others = everyone > own && peers > 1 ? std::min(everyone - own, mul_div(backlog, peers - 1, 1)) : 0;
+    uint64_t others =
+        everyone > own && peers > 1 ? std::min(everyone - own, mul_div(backlog, peers - 1, 1)) : 0;
     Nanos t = c.pace.time(backlog);
     if (others != 0) t = std::max(t, g.pace.time(backlog + others));
     return add_time(c.latency, t);
@@ -151,14 +153,16 @@ Nanos Core::wait_of(const Link& l, uint64_t extra) const {
     const Rail& b = rails_[l.spec.remote];
     uint64_t ahead = std::max({a.load.all(), b.load.all(), l.load.all()});
     // What has flowed since the last sign of it; never more than half, until it shows.
-    uint64_t flowed = std::min(ahead / 2, bytes_in(now_ - std::max(a.last_delivery, b.last_delivery), l.rate));
+    uint64_t flowed =
+        std::min(ahead / 2, bytes_in(now_ - std::max(a.last_delivery, b.last_delivery), l.rate));
     return l.pace.time(ahead - flowed + extra);
 }
 
 uint64_t Core::slice_for(const Link& l, const Flow& f, Nanos left, bool single) const {
     Span span = next_span(f);
     uint64_t available = span.end - span.begin;
-    uint64_t most = std::min(settings_.slice_max, std::max(settings_.slice_min, bytes_in(kLongestSlice, l.rate)));
+    uint64_t most =
+        std::min(settings_.slice_max, std::max(settings_.slice_min, bytes_in(kLongestSlice, l.rate)));
     if (l.ramp != 0) most = std::min(most, l.ramp);
     // A small flow goes at once, in one piece.
     if (f.spec.bytes <= 2 * settings_.slice_min) return available;

@@ -1,6 +1,6 @@
-// The sprayer's inside, one concept a file: topology.cpp (rails, links, what they carry together), flows.cpp (queues
-// and their ends), binding.cpp (which link takes which slice), attempts.cpp (posting and outcomes), health.cpp
-// (suspicion, probes, re-issue), accounts.cpp (views and sums).
+// The sprayer's inside, one concept a file: topology.cpp (rails, links, what they carry together), flows.cpp
+// (queues and their ends), binding.cpp (which link takes which slice), attempts.cpp (posting and outcomes),
+// health.cpp (suspicion, probes, re-issue), accounts.cpp (views and sums).
 #pragma once
 
 #include <map>
@@ -97,7 +97,9 @@ class Core {
     const Capacity* capacity_for(const Peer& p, const Flow& f) const;
     Nanos ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const;
     Nanos wait_of(const Link& l, uint64_t extra) const;
-    Nanos finish_in(const Link& l, uint64_t bytes) const { return add_time(l.latency.get(), wait_of(l, bytes)); }
+    Nanos finish_in(const Link& l, uint64_t bytes) const {
+        return add_time(l.latency.get(), wait_of(l, bytes));
+    }
     uint64_t slice_for(const Link& l, const Flow& f, Nanos left, bool single) const;
     Choice choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const;
     bool allowed(const Flow& f, LinkId link) const;
@@ -150,7 +152,7 @@ class Core {
     Timers deadlines_;  // by flow slot
     Timers checks_;     // by link
     Ring<Action> actions_;
-    bool dirty_ = false;  // binding may succeed
+    bool dirty_ = false;                          // binding may succeed
     std::array<uint32_t, kPriorities> turn_{};    // peer served next
     std::array<uint32_t, kPriorities> queued_{};  // flows in the queues of a class
     uint64_t reissue_credit_ = 0;

@@ -84,14 +84,16 @@ void Core::release_if_over(uint32_t slot) {
     flow_pool_.give(slot);
 }
 
-// By deadline, then arrival. Most flows come with later deadlines than those before them: search from the back.
+// By deadline, then arrival. Most flows come with later deadlines than those before them: search from the
+// back.
 void Core::enqueue(uint32_t slot) {
     Flow& f = flow_pool_[slot];
     Queue& q = peers_[f.peer].queues[static_cast<size_t>(f.priority())];
     uint32_t before = q.last;
     while (before != kNoId) {
         const Flow& b = flow_pool_[before];
-        if (b.spec.deadline < f.spec.deadline || (b.spec.deadline == f.spec.deadline && b.order < f.order)) break;
+        if (b.spec.deadline < f.spec.deadline || (b.spec.deadline == f.spec.deadline && b.order < f.order))
+            break;
         before = b.previous;
     }
     f.queued = true;

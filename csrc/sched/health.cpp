@@ -1,5 +1,5 @@
-// Health: Up -> Suspect -> Down -> Probation -> Up. Suspicion comes from lack of progress against the model's own
-// prediction; errors go straight to Down.
+// Health: Up -> Suspect -> Down -> Probation -> Up. Suspicion comes from lack of progress against the model's
+// own prediction; errors go straight to Down.
 #include "base/status.h"
 #include "sched/core.h"
 
@@ -51,7 +51,8 @@ void Core::link_probe(LinkId id, bool good) {
 void Core::to_probation(LinkId id) {
     Link& l = links_[id];
     // Condemned for its silence, and well at the first probes: that was a false alarm too.
-    if (std::exchange(l.condemned, false) && now_ - l.down_since < 4 * settings_.probe_interval) be_patient(l);
+    if (std::exchange(l.condemned, false) && now_ - l.down_since < 4 * settings_.probe_interval)
+        be_patient(l);
     l.ramp = first_ramp();
     l.probation_since = now_;
     l.quiet_since = now_;
@@ -121,7 +122,8 @@ void Core::check_link(LinkId id) {
     if (l.state == LinkState::down) {
         if (now_ >= l.next_probe) {
             emit({.kind = Action::Kind::probe, .link = id});
-            if (now_ - l.down_since >= kEagerProbing) l.probe_gap = std::min(2 * l.probe_gap, kSlowestProbing);
+            if (now_ - l.down_since >= kEagerProbing)
+                l.probe_gap = std::min(2 * l.probe_gap, kSlowestProbing);
             l.next_probe = add_time(now_, std::max(l.probe_gap, settings_.probe_interval));
         }
         checks_.set(id, l.next_probe);
@@ -137,7 +139,8 @@ void Core::check_link(LinkId id) {
     }
     if (l.first != kNoId || l.state == LinkState::suspect) {
         if (out_of_patience(id)) return;  // went down: its timer is the probe's
-        if (l.state == LinkState::probation) again = std::min(again, add_time(l.probation_since, kLongestProbation));
+        if (l.state == LinkState::probation)
+            again = std::min(again, add_time(l.probation_since, kLongestProbation));
         Nanos next = l.state == LinkState::suspect
                          ? add_time(l.suspect_since, kSuspectToDown * settings_.suspect_floor)
                          : patient_until(l);
@@ -197,8 +200,8 @@ bool Core::somewhere_better(LinkId id) const {
     return false;
 }
 
-// Gives up what is outstanding on a link, so that it goes elsewhere once it is fenced: all of it, or as much as the
-// budget for suspicion allows (a tenth of the bytes), what was posted first going first.
+// Gives up what is outstanding on a link, so that it goes elsewhere once it is fenced: all of it, or as much
+// as the budget for suspicion allows (a tenth of the bytes), what was posted first going first.
 void Core::reissue(LinkId id, bool all) {
     for (uint32_t i = links_[id].first; i != kNoId; i = attempt_pool_[i].link_next) {
         Attempt& a = attempt_pool_[i];

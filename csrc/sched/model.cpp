@@ -8,7 +8,9 @@ namespace tent::sched {
 
 namespace {
 // Below this part of the belief a sample is a slow-down, not noise.
-constexpr bool is_low(uint64_t sample, uint64_t rate) { return sample < mul_div(rate, 7, 10); }
+constexpr bool is_low(uint64_t sample, uint64_t rate) {
+    return sample < mul_div(rate, 7, 10);
+}
 // Shorter than this, the jitter of a loop is larger than what is measured.
 constexpr Nanos kWeakSpan = 2 * kMillisecond;
 // Nothing is faster; what seems so was not measured but answered at once.
@@ -84,8 +86,8 @@ RateModel::Verdict RateModel::take(uint64_t sample, Nanos now) {
     return low ? Verdict::low : Verdict::sample;
 }
 
-// A busy period too short for a sample still says that the rate was no less than this (latency and all), and, if it
-// took long, that it was slow.
+// A busy period too short for a sample still says that the rate was no less than this (latency and all), and,
+// if it took long, that it was slow.
 RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
     uint64_t least = rate_of(busy_bytes_, now - busy_since_);
     if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);

@@ -1,5 +1,5 @@
-// What a rail or a link is believed to do: its rate (windowed maximum of what it delivered while it had work) and
-// its base latency (windowed minimum of what is left of an attempt's time without its bytes).
+// What a rail or a link is believed to do: its rate (windowed maximum of what it delivered while it had work)
+// and its base latency (windowed minimum of what is left of an attempt's time without its bytes).
 #pragma once
 
 #include <array>
@@ -33,10 +33,11 @@ class RateModel {
     // What to count on: without news for a second and more, what was lost is tried again by doublings.
     uint64_t rate(Nanos now) const;
 
-    static constexpr uint64_t kSkip = 256 << 10;     // of a busy period: latency and burst
-    static constexpr uint64_t kEnough = 512 << 10;   // bytes of a sample: several times the usual burst
-    static constexpr Nanos kSpan = kMillisecond;     // length of a sample
-    static constexpr uint64_t kTelling = 128 << 10;  // an attempt smaller than this says nothing about the rate
+    static constexpr uint64_t kSkip = 256 << 10;    // of a busy period: latency and burst
+    static constexpr uint64_t kEnough = 512 << 10;  // bytes of a sample: several times the usual burst
+    static constexpr Nanos kSpan = kMillisecond;    // length of a sample
+    static constexpr uint64_t kTelling = 128
+                                         << 10;  // an attempt smaller than this says nothing about the rate
 
   private:
     Verdict take(uint64_t sample, Nanos now);

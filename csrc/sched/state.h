@@ -1,4 +1,5 @@
-// What the sprayer remembers: rails, links, peers, flows, attempts. Plain data; slots refer to each other by index.
+// What the sprayer remembers: rails, links, peers, flows, attempts. Plain data; slots refer to each other by
+// index.
 #pragma once
 
 #include <array>
@@ -37,8 +38,8 @@ struct InFlight {
 struct Rail {
     std::string name;
     RateModel model;
-    InFlight load;       // of the links that count
-    uint64_t pipe = 0;   // the largest of its links'
+    InFlight load;      // of the links that count
+    uint64_t pipe = 0;  // the largest of its links'
     uint64_t delivered = 0;
     uint32_t links = 0;   // that exist
     uint32_t locals = 0;  // of those, the ones that start here
@@ -97,7 +98,7 @@ struct Flow {
     FlowId id = 0;
     FlowSpec spec;
     uint32_t peer = kNoId;
-    uint64_t order = 0;  // of arrival
+    uint64_t order = 0;   // of arrival
     bool ending = false;  // done, failed or cancelled: waits for its attempts
     bool queued = false;
     uint32_t previous = kNoId, next = kNoId;  // in the peer's queue of its class

@@ -1,5 +1,5 @@
-// The sprayer's containers. None of them allocates once it has grown to the size its load needs, and none has an
-// order that depends on a hash or an address.
+// The sprayer's containers. None of them allocates once it has grown to the size its load needs, and none has
+// an order that depends on a hash or an address.
 #pragma once
 
 #include <cstdint>

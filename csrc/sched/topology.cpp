@@ -50,7 +50,8 @@ LinkId Core::add_link(const LinkSpec& spec) {
     link.pace = Pace(link.rate);
     peers_[link.peer].links.push_back(id);
     count_link(id, true);
-    if (!rails_[link.spec.local].model.proven() || !rails_[link.spec.remote].model.proven()) link.ramp = first_ramp();
+    if (!rails_[link.spec.local].model.proven() || !rails_[link.spec.remote].model.proven())
+        link.ramp = first_ramp();
     set_state(id, LinkState::up);
     return id;
 }
@@ -121,8 +122,8 @@ void Core::refresh(Peer& p) {
         set_rate(l, link_rate(l));
         each_rail(l, [&](Rail& r) { r.unfilled = r.model.rate(now_); });
     }
-    // Filling links one after the other, in the order of ids, is exact where every local rail reaches every remote
-    // one (the lesser of the two sums) and where each reaches its own.
+    // Filling links one after the other, in the order of ids, is exact where every local rail reaches every
+    // remote one (the lesser of the two sums) and where each reaches its own.
     for (LinkId id : p.usable) {
         Link& l = links_[id];
         if (p.capacities.empty() || p.capacities.back().tier != l.spec.tier) {

@@ -67,7 +67,8 @@ void apply(int fd, const SocketOptions& o) {
     int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (!o.congestion.empty()) {
-        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, o.congestion.c_str(), static_cast<socklen_t>(o.congestion.size()));
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, o.congestion.c_str(),
+                   static_cast<socklen_t>(o.congestion.size()));
     }
     if (o.sndbuf > 0) setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &o.sndbuf, sizeof o.sndbuf);
     if (o.rcvbuf > 0) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &o.rcvbuf, sizeof o.rcvbuf);
@@ -91,8 +92,8 @@ Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port) {
             return {Code::port_in_use, "port " + std::to_string(address.port) + " of " + address.host +
                                            " is in use: choose another node.port, or 0 for any free one"};
         }
-        return {Code::invalid_argument, "cannot listen on " + address.text() + ": " + strerror(errno) +
-                                            ": check node.bind"};
+        return {Code::invalid_argument,
+                "cannot listen on " + address.text() + ": " + strerror(errno) + ": check node.bind"};
     }
     size = sizeof a;
     getsockname(fd.get(), reinterpret_cast<sockaddr*>(&a), &size);

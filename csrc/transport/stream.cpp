@@ -13,7 +13,8 @@ namespace {
 
 constexpr size_t kStage = 64 << 10;
 constexpr size_t kMaxIov = 64;
-constexpr uint64_t kReceiveBudget = 16 << 20;  // of one dispatch, so that one stream does not starve the others
+constexpr uint64_t kReceiveBudget = 16
+                                    << 20;  // of one dispatch, so that one stream does not starve the others
 
 // Where drained bytes go and padding comes from. Written by many, read by none that cares.
 uint8_t* scratch() {
@@ -158,7 +159,8 @@ void FrameStream::close(Status why) {
     handler_->on_closed(*this, why);
 }
 
-// ---- sending ----------------------------------------------------------------------------------------------------
+// ---- sending
+// ----------------------------------------------------------------------------------------------------
 
 // Collects what is to be sent next. A frame with descriptors starts a message of its own.
 size_t FrameStream::gather(iovec* iov, size_t max, bool& with_descriptors) {
@@ -277,7 +279,8 @@ void FrameStream::want(bool writable) {
     poller_.modify(token_, fd_.get(), writable ? (EPOLLIN | EPOLLOUT) : EPOLLIN);
 }
 
-// ---- receiving --------------------------------------------------------------------------------------------------
+// ---- receiving
+// --------------------------------------------------------------------------------------------------
 
 void FrameStream::on_ready(uint32_t events) {
     if (closed_) return;
@@ -387,7 +390,8 @@ bool FrameStream::receive_payload() {
     if (landing_ok_) {
         uint64_t within = landing_within_;
         for (size_t p = landing_piece_;
-             p < landing_.size() && count < static_cast<int>(kMaxIov) && asked < limits_.receive_bytes; ++p, within = 0) {
+             p < landing_.size() && count < static_cast<int>(kMaxIov) && asked < limits_.receive_bytes;
+             ++p, within = 0) {
             uint64_t n = std::min(landing_[p].length - within, limits_.receive_bytes - asked);
             iov[count++] = {landing_[p].address + within, n};
             asked += n;

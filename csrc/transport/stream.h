@@ -1,5 +1,6 @@
-// A connection that carries frames: a non-blocking TCP or unix socket, the handshake, then frames both ways. Payload is
-// received straight into its destination and sent straight from its source. Loop token held for every call.
+// A connection that carries frames: a non-blocking TCP or unix socket, the handshake, then frames both ways.
+// Payload is received straight into its destination and sent straight from its source. Loop token held for
+// every call.
 #pragma once
 
 #include <sys/uio.h>
@@ -25,8 +26,8 @@ class StreamHandler {
     virtual void on_open(FrameStream& stream) = 0;  // both sides are authenticated
     // A frame without payload.
     virtual void on_frame(FrameStream& stream, const proto::Header& header, ByteView body) = 0;
-    // A frame with payload: fill `landing` with where its bytes go (their sum is header.payload), or leave it empty to
-    // have them drained.
+    // A frame with payload: fill `landing` with where its bytes go (their sum is header.payload), or leave it
+    // empty to have them drained.
     virtual void on_payload(FrameStream& stream, const proto::Header& header, ByteView body,
                             std::vector<LocalPiece>& landing) = 0;
     // Asked before every receive into a destination; false: the rest of this payload is drained.
@@ -38,7 +39,7 @@ class StreamHandler {
 };
 
 struct StreamLimits {
-    uint64_t queue_bytes = 8 << 20;  // of payload, above which has_room() is false
+    uint64_t queue_bytes = 8 << 20;    // of payload, above which has_room() is false
     uint64_t receive_bytes = 4 << 20;  // at most per receive: one slice
 };
 
@@ -59,13 +60,14 @@ class FrameStream final : public PollHandler {
     std::string name;  // for logs: who and by which addresses
     void* context = nullptr;
 
-    // Queues a frame; flush() sends. `pieces` must stay valid until the frame is sent, abandoned or the stream closed.
+    // Queues a frame; flush() sends. `pieces` must stay valid until the frame is sent, abandoned or the
+    // stream closed.
     void send(const proto::Header& header, ByteView body = {}, std::span<const LocalPiece> pieces = {},
               const std::vector<int>& descriptors = {});
     void flush();
     bool has_room() const { return queued_payload_ < limits_.queue_bytes; }
-    // Nothing of this attempt's payload is read from its source any more: an unsent frame is dropped (true), the rest of
-    // a half sent one is padded from scratch.
+    // Nothing of this attempt's payload is read from its source any more: an unsent frame is dropped (true),
+    // the rest of a half sent one is padded from scratch.
     bool abandon(AttemptId attempt);
     // Does a half sent or waiting frame read from [address, address + length)?
     bool sends_from(const uint8_t* address, uint64_t length) const;
@@ -84,8 +86,8 @@ class FrameStream final : public PollHandler {
         std::vector<UniqueFd> descriptors;  // duplicates: the sender may close its own at once
         AttemptId attempt = 0;
         uint64_t payload = 0;
-        uint64_t sent = 0;   // of everything
-        size_t piece = 0;    // cursor
+        uint64_t sent = 0;  // of everything
+        size_t piece = 0;   // cursor
         uint64_t within = 0;
         bool scratch = false;
         uint64_t total() const { return header_bytes + body.size() + payload; }

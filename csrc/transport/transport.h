@@ -1,8 +1,8 @@
-// The one contract between TENT and a way to move bytes. A transport states what it can do, posts attempts and reports
-// what became of them. It decides nothing: no retry, no choice of path, no fallback.
+// The one contract between TENT and a way to move bytes. A transport states what it can do, posts attempts
+// and reports what became of them. It decides nothing: no retry, no choice of path, no fallback.
 //
-// Threads: every call and every callback happens with the engine's loop token held, one at a time. A transport that has
-// threads of its own hands their results over on the loop (see shm's copier).
+// Threads: every call and every callback happens with the engine's loop token held, one at a time. A
+// transport that has threads of its own hands their results over on the loop (see shm's copier).
 #pragma once
 
 #include <memory>
@@ -17,19 +17,19 @@ namespace tent::transport {
 
 // How an attempt that was given up is fenced.
 enum class Fence : uint8_t {
-    local,   // by this side alone, when revoke() is answered: reads over sockets, copies by our own threads
-    owner,   // the owner confirms that it takes nothing more of the attempt
+    local,  // by this side alone, when revoke() is answered: reads over sockets, copies by our own threads
+    owner,  // the owner confirms that it takes nothing more of the attempt
 };
 
 struct Capabilities {
     const char* name = "";
     bool same_host_only = false;
-    bool one_sided = false;         // the owner's CPU takes no part in a transfer
+    bool one_sided = false;  // the owner's CPU takes no part in a transfer
     Fence read_fence = Fence::local;
     Fence write_fence = Fence::owner;
-    uint32_t remote_kinds = 0;      // bit per proto::SegmentKind it can reach
-    uint32_t max_pieces = 0;        // of one attempt
-    uint64_t max_bytes = 0;         // of one attempt
+    uint32_t remote_kinds = 0;  // bit per proto::SegmentKind it can reach
+    uint32_t max_pieces = 0;    // of one attempt
+    uint64_t max_bytes = 0;     // of one attempt
 };
 
 struct LocalPiece {
@@ -37,8 +37,8 @@ struct LocalPiece {
     uint64_t length = 0;
 };
 
-// One posting of one slice. The pieces pair up by bytes, not by index; both sums equal `bytes`. The spans are copied by
-// post() as far as the transport needs them later.
+// One posting of one slice. The pieces pair up by bytes, not by index; both sums equal `bytes`. The spans are
+// copied by post() as far as the transport needs them later.
 struct Attempt {
     AttemptId id = 0;
     Op op = Op::read;
@@ -52,7 +52,8 @@ enum class End : uint8_t {
     done,     // every byte is in place (write: the owner said so)
     link,     // the link failed; fenced: nothing of it can land any more
     revoked,  // answer to revoke(): fenced
-    range,    // a piece was refused by the owner: `piece` says which (kNoId: the attempt as a whole); nothing more lands
+    range,    // a piece was refused by the owner: `piece` says which (kNoId: the attempt as a whole); nothing
+              // more lands
 };
 
 class Channel;
@@ -67,8 +68,8 @@ class Sink {
     virtual void channel_down(Channel* channel, const Status& why) = 0;
 };
 
-// What a channel asks of its session: messages over any live connection to the owner. Answers come back through the
-// calls named in the comments.
+// What a channel asks of its session: messages over any live connection to the owner. Answers come back
+// through the calls named in the comments.
 class Session {
   public:
     virtual ~Session() = default;
@@ -91,7 +92,8 @@ class Channel {
     // Gives an attempt up. attempt_ended() follows (revoked, or whatever came first).
     virtual void revoke(AttemptId attempt) = 0;
     virtual void fenced(AttemptId attempt) = 0;
-    // Nothing of it is sent from or lands in [address, address + length) any more (the caller has revoked the attempts).
+    // Nothing of it is sent from or lands in [address, address + length) any more (the caller has revoked the
+    // attempts).
     virtual bool touches(const uint8_t* address, uint64_t length) const = 0;
     // Ends everything on it: attempts end with End::link as soon as they are fenced.
     virtual void close(const Status& why) = 0;

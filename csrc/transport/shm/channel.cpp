@@ -5,7 +5,9 @@
 namespace tent::transport::shm {
 namespace {
 
-constexpr uint32_t kind_bit(proto::SegmentKind kind) { return 1u << static_cast<int>(kind); }
+constexpr uint32_t kind_bit(proto::SegmentKind kind) {
+    return 1u << static_cast<int>(kind);
+}
 
 constexpr Capabilities kCapabilities{
     .name = "shm",
@@ -18,7 +20,9 @@ constexpr Capabilities kCapabilities{
     .max_bytes = proto::kMaxPayload,
 };
 
-uint64_t extent_of(const proto::SegmentInfo& info) { return info.extent != 0 ? info.extent : info.length; }
+uint64_t extent_of(const proto::SegmentInfo& info) {
+    return info.extent != 0 ? info.extent : info.length;
+}
 
 }  // namespace
 
@@ -27,8 +31,12 @@ ShmChannel::ShmChannel(Session& session, Sink& sink, Copier& copier, pid_t owner
 
 ShmChannel::~ShmChannel() = default;
 
-const Capabilities& ShmChannel::stated() { return kCapabilities; }
-const Capabilities& ShmChannel::capabilities() const { return kCapabilities; }
+const Capabilities& ShmChannel::stated() {
+    return kCapabilities;
+}
+const Capabilities& ShmChannel::capabilities() const {
+    return kCapabilities;
+}
 
 Status ShmChannel::open() {
     Result<UniqueFd> fd = make_memfd("tent-hazards", sizeof(HazardPage));
@@ -62,8 +70,9 @@ bool ShmChannel::reaches(const proto::SegmentInfo& segment, Op op) const {
 }
 
 // Pairs remote pieces with local ones by bytes and splits at extents.
-ShmChannel::Ready ShmChannel::build(const std::vector<proto::Piece>& remote, const std::vector<LocalPiece>& local, Op op,
-                                    CopyJob& job, Status& why, uint32_t& bad) {
+ShmChannel::Ready ShmChannel::build(const std::vector<proto::Piece>& remote,
+                                    const std::vector<LocalPiece>& local, Op op, CopyJob& job, Status& why,
+                                    uint32_t& bad) {
     size_t l = 0;
     uint64_t l_at = 0;
     job.hazards = reinterpret_cast<HazardPage*>(hazard_memory_->address());
@@ -72,9 +81,11 @@ ShmChannel::Ready ShmChannel::build(const std::vector<proto::Piece>& remote, con
         const proto::Piece& r = remote[i];
         bad = i;
         const proto::SegmentInfo* info = info_of(r.segment);
-        if (info != nullptr && !within(r.offset, r.length, info->length)) {  // also where nothing is mapped yet
-            why = {Code::out_of_range, "segment " + std::to_string(r.segment) + " has " + std::to_string(info->length) +
-                                           " bytes: [" + std::to_string(r.offset) + ", +" + std::to_string(r.length) +
+        if (info != nullptr &&
+            !within(r.offset, r.length, info->length)) {  // also where nothing is mapped yet
+            why = {Code::out_of_range, "segment " + std::to_string(r.segment) + " has " +
+                                           std::to_string(info->length) + " bytes: [" +
+                                           std::to_string(r.offset) + ", +" + std::to_string(r.length) +
                                            ") lies outside"};
             return Ready::impossible;
         }
@@ -153,13 +164,15 @@ int ShmChannel::request_maps(const std::vector<proto::Piece>& remote, Op op) {
         m.readable.resize(count);
         m.writable.resize(count);
         if (!within(r.offset, r.length, info->length)) continue;
-        uint64_t first = region ? 0 : r.offset / extent_bytes, last = region ? 0 : (r.offset + r.length - 1) / extent_bytes;
+        uint64_t first = region ? 0 : r.offset / extent_bytes,
+                 last = region ? 0 : (r.offset + r.length - 1) / extent_bytes;
         for (uint64_t e = first; e <= last; ++e) {
             bool have = region ? m.face != nullptr : static_cast<bool>((write ? m.writable : m.readable)[e]);
             if (have) continue;
             ++missing;
             std::pair<SegmentId, uint32_t> what{r.segment, static_cast<uint32_t>(e << 1 | (write ? 1 : 0))};
-            bool asked = std::any_of(requests_.begin(), requests_.end(), [&](const auto& q) { return q.second == what; });
+            bool asked = std::any_of(requests_.begin(), requests_.end(),
+                                     [&](const auto& q) { return q.second == what; });
             if (asked) continue;
             uint64_t id = next_request_++;
             requests_[id] = what;
@@ -179,7 +192,8 @@ void ShmChannel::on_mapped(uint64_t request, Code code, ByteView body, std::vect
     if (it == requests_.end()) return;
     auto [segment, what] = it->second;
     requests_.erase(it);
-    Status status{code, std::string(reinterpret_cast<const char*>(body.data()), std::min(body.size(), proto::kMaxMessage))};
+    Status status{code, std::string(reinterpret_cast<const char*>(body.data()),
+                                    std::min(body.size(), proto::kMaxMessage))};
     auto found = mapped_.find(segment);
     if (code == Code::ok && found != mapped_.end()) {
         Mapped& m = *found->second;
@@ -196,7 +210,8 @@ void ShmChannel::on_mapped(uint64_t request, Code code, ByteView body, std::vect
             if (face.ok() && m.face == nullptr) {
                 m.face_memory = std::move(*face);
                 m.face = reinterpret_cast<const Face*>(m.face_memory.address());
-                if (m.face->extents < count) status = {Code::protocol, "the peer's segment face is too short"};
+                if (m.face->extents < count)
+                    status = {Code::protocol, "the peer's segment face is too short"};
             }
             if (status.ok() && !region) {
                 Result<Mapping> map = map_foreign(fds[1], n, write);
@@ -327,7 +342,9 @@ void ShmChannel::on_pull_ended(AttemptId id, Code code, uint32_t piece, std::str
     end(id, code == Code::ok ? End::done : End::range, {code, std::move(message)}, piece);
 }
 
-void ShmChannel::segment_gone(SegmentId segment) { mapped_.erase(segment); }
+void ShmChannel::segment_gone(SegmentId segment) {
+    mapped_.erase(segment);
+}
 
 void ShmChannel::revoke(AttemptId id) {
     auto it = pending_.find(id);
@@ -343,7 +360,9 @@ void ShmChannel::revoke(AttemptId id) {
     }
 }
 
-void ShmChannel::fenced(AttemptId id) { end(id, End::revoked, {Code::cancelled, "given up"}, kNoId); }
+void ShmChannel::fenced(AttemptId id) {
+    end(id, End::revoked, {Code::cancelled, "given up"}, kNoId);
+}
 
 void ShmChannel::close(const Status& why) {
     if (closed_) return;

@@ -1,7 +1,8 @@
 // The memory bus as a link: copies between our memory and a same-host peer's segments. The initiator's side.
 //   memfd segment  : mapped on demand (descriptors over the control connection), one memcpy
 //   region, read   : process_vm_readv, when the kernel lets us
-//   region, write  : the owner pulls from us (a `pull` frame): nobody ever writes into another process's private memory
+//   region, write  : the owner pulls from us (a `pull` frame): nobody ever writes into another process's
+//   private memory
 #pragma once
 
 #include <map>
@@ -52,7 +53,7 @@ class ShmChannel final : public Channel {
     };
     struct Pending {
         Op op{};
-        std::shared_ptr<CopyJob> job;   // running or queued
+        std::shared_ptr<CopyJob> job;  // running or queued
         std::vector<proto::Piece> remote;
         std::vector<LocalPiece> local;  // until it is started
         bool pulled = false;            // the owner copies
@@ -61,8 +62,8 @@ class ShmChannel final : public Channel {
     };
     enum class Ready : uint8_t { yes, missing, impossible };
     const proto::SegmentInfo* info_of(SegmentId segment) const;
-    Ready build(const std::vector<proto::Piece>& remote, const std::vector<LocalPiece>& local, Op op, CopyJob& job,
-                Status& why, uint32_t& piece);
+    Ready build(const std::vector<proto::Piece>& remote, const std::vector<LocalPiece>& local, Op op,
+                CopyJob& job, Status& why, uint32_t& piece);
     int request_maps(const std::vector<proto::Piece>& remote, Op op);
     void start(AttemptId id, Pending& p);
     Status send_pull(AttemptId id, Pending& p);

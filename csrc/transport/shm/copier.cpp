@@ -28,7 +28,8 @@ Status pull(const CopyJob& job, const CopyPart& part) {
         iovec remote{const_cast<uint8_t*>(part.from) + at, n};
         ssize_t got = process_vm_readv(job.pid, &local, 1, &remote, 1, 0);
         if (got <= 0) {
-            return {Code::link_failed, std::string("process_vm_readv: ") + (got == 0 ? "nothing read" : strerror(errno))};
+            return {Code::link_failed,
+                    std::string("process_vm_readv: ") + (got == 0 ? "nothing read" : strerror(errno))};
         }
         at += static_cast<uint64_t>(got);
     }
@@ -48,7 +49,8 @@ Status copy(const CopyJob& job, const CopyPart& part) {
 Status granted(const CopyPart& part) {
     if (part.face == nullptr) return Status::good();
     if (protection_on(Protection::grant) && part.face->alive.load(std::memory_order_seq_cst) == 0) {
-        return {Code::segment_gone, "segment " + std::to_string(part.segment) + " was unregistered by its owner"};
+        return {Code::segment_gone,
+                "segment " + std::to_string(part.segment) + " was unregistered by its owner"};
     }
     if (part.epoch != 0 && part.extent < part.face->extents && protection_on(Protection::epoch) &&
         part.face->epochs[part.extent].load(std::memory_order_seq_cst) != part.epoch) {
@@ -105,7 +107,9 @@ Copier::Copier(int threads, std::function<void()> done) : wake_(std::move(done))
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
-Copier::~Copier() { stop(); }
+Copier::~Copier() {
+    stop();
+}
 
 void Copier::stop() {
     {

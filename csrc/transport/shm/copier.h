@@ -1,5 +1,5 @@
-// Copies between mappings (memcpy) and out of another process (process_vm_readv), by a few threads and by whoever waits.
-// The one part of the shm transport that runs without the loop token.
+// Copies between mappings (memcpy) and out of another process (process_vm_readv), by a few threads and by
+// whoever waits. The one part of the shm transport that runs without the loop token.
 #pragma once
 
 #include <sys/types.h>
@@ -23,18 +23,18 @@ struct CopyPart {
     uint8_t* to = nullptr;
     const uint8_t* from = nullptr;  // an address in process `pid` when that is set
     uint64_t length = 0;
-    const Face* face = nullptr;     // of the foreign segment: checked before and after; nullptr: none
-    uint32_t segment = 0;           // the foreign segment, for the hazard
+    const Face* face = nullptr;  // of the foreign segment: checked before and after; nullptr: none
+    uint32_t segment = 0;        // the foreign segment, for the hazard
     uint32_t extent = 0;
-    uint32_t epoch = 0;             // 0: do not compare
-    uint32_t piece = 0;             // index in the attempt, to name a refusal
+    uint32_t epoch = 0;  // 0: do not compare
+    uint32_t piece = 0;  // index in the attempt, to name a refusal
 };
 
 struct CopyJob {
     AttemptId attempt = 0;
-    void* owner = nullptr;            // who gets it back
+    void* owner = nullptr;  // who gets it back
     HazardPage* hazards = nullptr;
-    pid_t pid = 0;                    // != 0: `from` lies in that process
+    pid_t pid = 0;  // != 0: `from` lies in that process
     int pidfd = -1;
     std::vector<CopyPart> parts;
     std::vector<std::shared_ptr<const void>> keep;  // mappings that must outlive the copy
@@ -42,7 +42,7 @@ struct CopyJob {
     // Results, valid once done:
     Status status;
     uint32_t bad_piece = kNoId;
-    bool refused = false;             // status is about a range, not about the copying
+    bool refused = false;  // status is about a range, not about the copying
 };
 
 // Runs a job where it is called.

@@ -98,7 +98,8 @@ Result<UniqueFd> make_memfd(const char* name, uint64_t bytes) {
 
 Result<Mapping> map_own(const UniqueFd& fd, uint64_t bytes, bool writable) {
     void* p = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(), 0);
-    if (p == MAP_FAILED) return {Code::no_memory, std::string("cannot map shared memory: ") + strerror(errno)};
+    if (p == MAP_FAILED)
+        return {Code::no_memory, std::string("cannot map shared memory: ") + strerror(errno)};
     madvise(p, bytes, MADV_DONTFORK);
     return Mapping(static_cast<uint8_t*>(p), bytes);
 }
@@ -125,11 +126,13 @@ Result<ExtentMemory> allocate_extents(uint64_t bytes, uint64_t extent_bytes) {
     std::string what;
     uint64_t room = available_memory(what);
     if (bytes > room) {
-        return {Code::no_memory, std::to_string(bytes >> 20) + " MiB were asked for, but " + what + " leaves " +
-                                     std::to_string(room >> 20) + " MiB: lower store.capacity or raise the limit"};
+        return {Code::no_memory, std::to_string(bytes >> 20) + " MiB were asked for, but " + what +
+                                     " leaves " + std::to_string(room >> 20) +
+                                     " MiB: lower store.capacity or raise the limit"};
     }
     void* base = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) return {Code::no_memory, std::string("cannot reserve addresses: ") + strerror(errno)};
+    if (base == MAP_FAILED)
+        return {Code::no_memory, std::string("cannot reserve addresses: ") + strerror(errno)};
     ExtentMemory memory;
     memory.range = Mapping(static_cast<uint8_t*>(base), bytes);
     memory.extent_bytes = extent_bytes;
@@ -149,7 +152,8 @@ Result<ExtentMemory> allocate_extents(uint64_t bytes, uint64_t extent_bytes) {
 }
 
 uint32_t HazardPage::acquire(uint32_t segment) {
-    static thread_local uint32_t hint = static_cast<uint32_t>(std::hash<std::thread::id>{}(std::this_thread::get_id()));
+    static thread_local uint32_t hint =
+        static_cast<uint32_t>(std::hash<std::thread::id>{}(std::this_thread::get_id()));
     for (uint32_t i = hint % kSlots;; i = (i + 1) % kSlots) {
         uint32_t free = 0;
         if (inside[i].compare_exchange_strong(free, segment + 1, std::memory_order_seq_cst)) {

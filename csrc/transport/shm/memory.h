@@ -50,16 +50,19 @@ struct ExtentMemory {
 // no_memory names the limit that is too small (cgroup or host).
 Result<ExtentMemory> allocate_extents(uint64_t bytes, uint64_t extent_bytes);
 
-// What an owner shows beside each exposed segment, read-only to peers: is it still granted, and its extents' epochs.
+// What an owner shows beside each exposed segment, read-only to peers: is it still granted, and its extents'
+// epochs.
 struct Face {
     std::atomic<uint32_t> alive;
     uint32_t extents;
     std::atomic<uint32_t> epochs[];
-    static size_t bytes(size_t extents) { return (sizeof(Face) + extents * sizeof(uint32_t) + 4095) / 4096 * 4096; }
+    static size_t bytes(size_t extents) {
+        return (sizeof(Face) + extents * sizeof(uint32_t) + 4095) / 4096 * 4096;
+    }
 };
 
-// Which segments an initiator's threads are inside right now (segment id + 1; 0 = free slot). Written by the initiator,
-// read by the owner: a grant is revoked when it is marked and no slot names it.
+// Which segments an initiator's threads are inside right now (segment id + 1; 0 = free slot). Written by the
+// initiator, read by the owner: a grant is revoked when it is marked and no slot names it.
 struct HazardPage {
     static constexpr size_t kSlots = 256;
     std::atomic<uint32_t> inside[kSlots];
@@ -68,8 +71,8 @@ struct HazardPage {
     bool holds(uint32_t segment) const;
 };
 
-// Bytes that may still be allocated: the smallest of the host's available memory and the cgroups' limits. `what` says
-// which.
+// Bytes that may still be allocated: the smallest of the host's available memory and the cgroups' limits.
+// `what` says which.
 uint64_t available_memory(std::string& what);
 
 }  // namespace tent::transport::shm

@@ -20,7 +20,8 @@ constexpr Capabilities kCapabilities{
 };
 
 // Cuts `pieces` down to [offset, offset + length) of their concatenation.
-void slice_of(const std::vector<LocalPiece>& pieces, uint64_t offset, uint64_t length, std::vector<LocalPiece>& out) {
+void slice_of(const std::vector<LocalPiece>& pieces, uint64_t offset, uint64_t length,
+              std::vector<LocalPiece>& out) {
     for (const LocalPiece& p : pieces) {
         if (offset >= p.length) {
             offset -= p.length;
@@ -53,8 +54,12 @@ TcpChannel::TcpChannel(Poller& poller, Route route, uint32_t rail, HandshakeFact
 
 TcpChannel::~TcpChannel() = default;
 
-const Capabilities& TcpChannel::stated() { return kCapabilities; }
-const Capabilities& TcpChannel::capabilities() const { return kCapabilities; }
+const Capabilities& TcpChannel::stated() {
+    return kCapabilities;
+}
+const Capabilities& TcpChannel::capabilities() const {
+    return kCapabilities;
+}
 
 std::string TcpChannel::describe() const {
     return route_.unix_name.empty() ? (route_.from.empty() ? "" : route_.from + " -> ") + route_.to.text()
@@ -69,8 +74,8 @@ std::unique_ptr<FrameStream> TcpChannel::connect(proto::Purpose purpose, Status&
         return nullptr;
     }
     auto stream = std::make_unique<FrameStream>(poller_, std::move(d->fd), d->connecting,
-                                                proto::Handshake::Role::initiator, factory_(context_, purpose, rail_),
-                                                this, route_.limits);
+                                                proto::Handshake::Role::initiator,
+                                                factory_(context_, purpose, rail_), this, route_.limits);
     stream->name = describe();
     stream->flush();
     return stream;
@@ -149,7 +154,9 @@ void TcpChannel::revoke(AttemptId attempt) {
     session_.revoke_at_owner(this, attempt);
 }
 
-void TcpChannel::fenced(AttemptId attempt) { end(attempt, End::revoked, {Code::link_failed, describe() + " failed"}); }
+void TcpChannel::fenced(AttemptId attempt) {
+    end(attempt, End::revoked, {Code::link_failed, describe() + " failed"});
+}
 
 void TcpChannel::give_up_all(const Status& why) {
     std::vector<AttemptId> all;
@@ -180,12 +187,14 @@ void TcpChannel::close(const Status& why) {
 
 bool TcpChannel::touches(const uint8_t* address, uint64_t length) const {
     for (const FrameStream* s : {bulk_.get(), interactive_.get()}) {
-        if (s != nullptr && !s->closed() && (s->sends_from(address, length) || s->lands_in(address, length))) return true;
+        if (s != nullptr && !s->closed() && (s->sends_from(address, length) || s->lands_in(address, length)))
+            return true;
     }
     return false;
 }
 
-// ---- what arrives -----------------------------------------------------------------------------------------------
+// ---- what arrives
+// -----------------------------------------------------------------------------------------------
 
 void TcpChannel::on_open(FrameStream& stream) {
     if (&stream != bulk_.get()) return;
@@ -221,7 +230,8 @@ void TcpChannel::on_frame(FrameStream& stream, const proto::Header& h, ByteView 
     }
 }
 
-void TcpChannel::on_payload(FrameStream& stream, const proto::Header& h, ByteView, std::vector<LocalPiece>& landing) {
+void TcpChannel::on_payload(FrameStream& stream, const proto::Header& h, ByteView,
+                            std::vector<LocalPiece>& landing) {
     landing_[&stream == interactive_.get()] = h.attempt;
     auto it = pending_.find(h.attempt);
     if (it == pending_.end() || it->second.given_up || h.type != proto::FrameType::data) return;
@@ -253,7 +263,8 @@ void TcpChannel::on_closed(FrameStream& stream, const Status& why) {
         dead_.push_back(std::move(interactive_));
         if (closed_) return;
     }
-    // Either connection's end is the link's end: what is posted moves elsewhere, and a fresh pair is dialled later.
+    // Either connection's end is the link's end: what is posted moves elsewhere, and a fresh pair is dialled
+    // later.
     if (closed_) return;
     closed_ = true;
     up_ = false;

@@ -1,5 +1,5 @@
-// A TCP link towards one peer: one connection for bulk and one for interactive work, opened on first use. The initiator's
-// side; the owner's side of the same frames is engine/owner_session.
+// A TCP link towards one peer: one connection for bulk and one for interactive work, opened on first use. The
+// initiator's side; the owner's side of the same frames is engine/owner_session.
 #pragma once
 
 #include <memory>
@@ -23,8 +23,8 @@ class TcpChannel final : public Channel, public StreamHandler {
   public:
     // `handshake` makes the configuration of one connection (fresh nonce each).
     using HandshakeFactory = proto::HandshakeConfig (*)(void* context, proto::Purpose purpose, uint32_t rail);
-    TcpChannel(Poller& poller, Route route, uint32_t rail, HandshakeFactory factory, void* context, Session& session,
-               Sink& sink);
+    TcpChannel(Poller& poller, Route route, uint32_t rail, HandshakeFactory factory, void* context,
+               Session& session, Sink& sink);
     ~TcpChannel() override;
 
     Status dial();  // channel_up or channel_down follows

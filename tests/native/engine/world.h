@@ -16,7 +16,8 @@ using engine::Peer;
 using engine::Segment;
 using engine::Transfer;
 
-inline std::unique_ptr<Engine> make_engine(const std::string& name, bool shm, std::vector<std::string> bind = {}) {
+inline std::unique_ptr<Engine> make_engine(const std::string& name, bool shm,
+                                           std::vector<std::string> bind = {}) {
     engine::Settings s;
     s.name = name;
     s.secret = "native tests";
@@ -39,7 +40,10 @@ inline void fill(uint8_t* at, uint64_t bytes, uint64_t seed) {
 // An owner with one exposed segment and an initiator with one private buffer.
 struct World {
     World(bool shm, bool region, uint64_t bytes, std::vector<std::string> bind = {})
-        : memory(bytes), other(bytes), owner(make_engine("owner", shm, bind)), initiator(make_engine("initiator", shm, bind)) {
+        : memory(bytes),
+          other(bytes),
+          owner(make_engine("owner", shm, bind)),
+          initiator(make_engine("initiator", shm, bind)) {
         auto s = region ? owner->add(other.data(), bytes, "data", Rights::read_write, true)
                         : owner->allocate(bytes, 0, "data", Rights::read_write);
         REQUIRE_MESSAGE(s.ok(), s.status().text());

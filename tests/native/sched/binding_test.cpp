@@ -1,4 +1,5 @@
-// Late binding and water filling: what several links carry together, what a small flow waits for, what classes get.
+// Late binding and water filling: what several links carry together, what a small flow waits for, what
+// classes get.
 #include <doctest/doctest.h>
 
 #include "sched/math.h"
@@ -27,7 +28,8 @@ uint64_t percent(World& w, uint64_t bytes, uint64_t sum) {
     Nanos start = w.now;
     w.run(w.now + 100 * kSecond);
     REQUIRE(w.flows[id].done);
-    return mul_div(static_cast<uint64_t>(time_of(bytes, sum)), 100, static_cast<uint64_t>(w.flows[id].ended - start));
+    return mul_div(static_cast<uint64_t>(time_of(bytes, sum)), 100,
+                   static_cast<uint64_t>(w.flows[id].ended - start));
 }
 
 }  // namespace
@@ -37,7 +39,8 @@ TEST_CASE("four uneven rails carry nearly their sum") {
     SUBCASE("known rates") {
         World w;
         four_rails(w, true);
-        uint64_t p64 = percent(w, 64 << 20, sum), p4 = percent(w, 4 << 20, sum), p256 = percent(w, 256 << 20, sum);
+        uint64_t p64 = percent(w, 64 << 20, sum), p4 = percent(w, 4 << 20, sum),
+                 p256 = percent(w, 256 << 20, sum);
         MESSAGE("64 MiB " << p64 << " %, 4 MiB " << p4 << " %, 256 MiB " << p256 << " %");
         CHECK(p64 >= 97);
         CHECK(p4 >= 85);

@@ -38,8 +38,8 @@ TEST_CASE("a silent link is suspected, its tail goes elsewhere, and it comes bac
     REQUIRE(w.flows[warm].done);
     Nanos suspect = when(w, 1, LinkState::suspect), down = when(w, 1, LinkState::down);
     REQUIRE(suspect != kNever);
-    MESSAGE("suspected after " << (suspect - fault) / kMicrosecond << " us, down after " << (down - fault) / kMicrosecond
-                               << " us");
+    MESSAGE("suspected after " << (suspect - fault) / kMicrosecond << " us, down after "
+                               << (down - fault) / kMicrosecond << " us");
     // Two slices may be under way, then the floor.
     CHECK(suspect - fault <= 2 * 4 * kMillisecond + 10 * kMillisecond);
     CHECK(w.flows[warm].ended - fault < 300 * kMillisecond);

@@ -1,11 +1,12 @@
 // The link model alone, and the tables under it.
+#include "sched/model.h"
+
 #include <doctest/doctest.h>
 
 #include <map>
 
-#include "sched/model.h"
-#include "sched/tables.h"
 #include "sched/math.h"
+#include "sched/tables.h"
 #include "world.h"
 
 using namespace tent;

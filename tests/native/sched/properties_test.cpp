@@ -38,8 +38,8 @@ void random_life(World& w, uint64_t seed) {
             RailId remote = w.rail(rate(), r.chance(50));
             for (size_t i = 0; i < locals; ++i) {
                 if (i != j && r.chance(50)) continue;
-                links.push_back(w.link(local[i], remote, static_cast<Nanos>(r.between(1, 200)) * kMicrosecond, p,
-                                       r.chance(10) ? 2 : 1, r.chance(20) ? 3 : 0));
+                links.push_back(w.link(local[i], remote, static_cast<Nanos>(r.between(1, 200)) * kMicrosecond,
+                                       p, r.chance(10) ? 2 : 1, r.chance(20) ? 3 : 0));
                 of_peer[p].push_back(links.back());
             }
         }
@@ -52,15 +52,22 @@ void random_life(World& w, uint64_t seed) {
     std::vector<FlowId> ids;
     for (uint64_t n = r.between(5, 40); n > 0; --n) {
         switch (r.below(12)) {
-            case 0: w.cut(links[r.below(links.size())]); break;
-            case 1: w.stall(links[r.below(links.size())]); break;
-            case 2: w.set_rate(local[r.below(local.size())], rate()); break;
+            case 0:
+                w.cut(links[r.below(links.size())]);
+                break;
+            case 1:
+                w.stall(links[r.below(links.size())]);
+                break;
+            case 2:
+                w.set_rate(local[r.below(local.size())], rate());
+                break;
             case 3:
                 if (!ids.empty()) w.cancel(ids[r.below(ids.size())]);
                 break;
             case 4:
                 if (!ids.empty()) {
-                    w.sprayer.set_priority(ids[r.below(ids.size())], static_cast<Priority>(r.below(3)), w.now);
+                    w.sprayer.set_priority(ids[r.below(ids.size())], static_cast<Priority>(r.below(3)),
+                                           w.now);
                 }
                 break;
             case 5:
@@ -72,9 +79,12 @@ void random_life(World& w, uint64_t seed) {
                 w.mend(l);
                 break;
             }
-            case 7: w.sprayer.own_lag(static_cast<Nanos>(r.below(3)) * kMillisecond); break;
+            case 7:
+                w.sprayer.own_lag(static_cast<Nanos>(r.below(3)) * kMillisecond);
+                break;
             default: {
-                Nanos deadline = r.chance(20) ? w.now + static_cast<Nanos>(r.below(20)) * kMillisecond : kNever;
+                Nanos deadline =
+                    r.chance(20) ? w.now + static_cast<Nanos>(r.below(20)) * kMillisecond : kNever;
                 uint64_t bytes = r.chance(50) ? r.below(200'000) : r.below(24 << 20);
                 auto peer = static_cast<PeerId>(r.below(peers));
                 const auto& reach = of_peer[peer];
@@ -109,7 +119,8 @@ TEST_CASE("flows end once, are released once and fenced, whatever the links do (
             REQUIRE(f.over());
             REQUIRE(f.released != kNever);
             // A link's fault alone never fails a transfer before its deadline.
-            if (f.failed && f.deadline == kNever) REQUIRE(f.reason == static_cast<uint16_t>(Code::out_of_range));
+            if (f.failed && f.deadline == kNever)
+                REQUIRE(f.reason == static_cast<uint16_t>(Code::out_of_range));
             done += f.done;
             failed += f.failed;
             cancelled += f.cancelled;
@@ -119,8 +130,8 @@ TEST_CASE("flows end once, are released once and fenced, whatever the links do (
         }
         revokes += w.revokes;
     }
-    MESSAGE(done << " done, " << failed << " failed, " << cancelled << " cancelled, " << revokes << " revokes, " << suspects
-                 << " suspicions");
+    MESSAGE(done << " done, " << failed << " failed, " << cancelled << " cancelled, " << revokes
+                 << " revokes, " << suspects << " suspicions");
     // The worlds are not so tame that nothing is tried.
     CHECK(done > 10'000);
     CHECK(failed > 500);

@@ -14,7 +14,8 @@ RailId World::rail(uint64_t rate, bool known) {
     return id;
 }
 
-LinkId World::link(RailId local, RailId remote, Nanos latency, PeerId peer, uint8_t tier, uint32_t max_attempts) {
+LinkId World::link(RailId local, RailId remote, Nanos latency, PeerId peer, uint8_t tier,
+                   uint32_t max_attempts) {
     LinkSpec spec;
     spec.peer = peer;
     spec.local = local;
@@ -94,13 +95,14 @@ void World::settle() {
 void World::perform(const Action& a) {
     if (tracing) {
         trace.push_back(std::to_string(now) + " " + std::to_string(static_cast<int>(a.kind)) + " f" +
-                        std::to_string(a.flow) + " a" + std::to_string(a.attempt) + " l" + std::to_string(a.link) +
-                        " [" + std::to_string(a.begin) + "," + std::to_string(a.end) + ") s" +
-                        std::to_string(static_cast<int>(a.state)) + " p" + std::to_string(a.predicted) + " r" +
-                        std::to_string(a.reason));
+                        std::to_string(a.flow) + " a" + std::to_string(a.attempt) + " l" +
+                        std::to_string(a.link) + " [" + std::to_string(a.begin) + "," +
+                        std::to_string(a.end) + ") s" + std::to_string(static_cast<int>(a.state)) + " p" +
+                        std::to_string(a.predicted) + " r" + std::to_string(a.reason));
     }
     switch (a.kind) {
-        case Action::Kind::post: return perform_post(a);
+        case Action::Kind::post:
+            return perform_post(a);
         case Action::Kind::revoke: {
             ++revokes;
             auto it = posted_.find(a.attempt);
@@ -130,7 +132,7 @@ void World::perform(const Action& a) {
         case Action::Kind::flow_released: {
             FlowRecord& f = flows.at(a.flow);
             REQUIRE(f.over());
-            REQUIRE(f.released == kNever);  // once
+            REQUIRE(f.released == kNever);   // once
             REQUIRE(f.outstanding.empty());  // invariant 2
             f.released = now;
             return;
@@ -140,7 +142,9 @@ void World::perform(const Action& a) {
             probed[a.link].push_back(now);
             at(now + 2 * links_[a.link].latency, {Event::Kind::probe, a.link, 0});
             return;
-        case Action::Kind::link_state: states[a.link].emplace_back(now, a.state); return;
+        case Action::Kind::link_state:
+            states[a.link].emplace_back(now, a.state);
+            return;
     }
 }
 
@@ -220,8 +224,10 @@ void World::handle(const Event& e) {
         case Event::Kind::progress:
             if (!l.stalled) sprayer.attempt_progress(e.id, e.value, now);
             return check();
-        case Event::Kind::revoked: return end(e.id, Outcome::revoked);
-        case Event::Kind::probe: return;
+        case Event::Kind::revoked:
+            return end(e.id, Outcome::revoked);
+        case Event::Kind::probe:
+            return;
     }
 }
 

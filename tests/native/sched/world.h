@@ -1,5 +1,5 @@
-// A tiny discrete-event world around a Sprayer: rails with a rate, links with a latency, faults, all from one seed. It
-// plays the transport and checks, at every action and event, what must hold whatever happens.
+// A tiny discrete-event world around a Sprayer: rails with a rate, links with a latency, faults, all from one
+// seed. It plays the transport and checks, at every action and event, what must hold whatever happens.
 #pragma once
 
 #include <map>
@@ -49,16 +49,16 @@ class World {
     RailId rail(uint64_t rate, bool known = false);
     LinkId link(RailId local, RailId remote, Nanos latency, PeerId peer = 0, uint8_t tier = 1,
                 uint32_t max_attempts = 0);
-    FlowId flow(uint64_t bytes, Priority priority = Priority::normal, Nanos deadline = kNever, PeerId peer = 0,
-                const SliceShape* shape = nullptr, std::vector<LinkId> allowed = {});
+    FlowId flow(uint64_t bytes, Priority priority = Priority::normal, Nanos deadline = kNever,
+                PeerId peer = 0, const SliceShape* shape = nullptr, std::vector<LinkId> allowed = {});
     void cancel(FlowId id);
 
     // ---- faults: what the links do from now on ----
     void set_rate(RailId rail, uint64_t rate) { rails_[rail].rate = rate; }
-    void stall(LinkId link) { links_[link].stalled = true; }   // silent: nothing ends on it, probes fail
-    void heal(LinkId link);                                    // what hung arrives now
-    void cut(LinkId link);                                     // errors at once, until mended; the sprayer is told
-    void mend(LinkId link) { links_[link].cut = false; }       // probes succeed again
+    void stall(LinkId link) { links_[link].stalled = true; }  // silent: nothing ends on it, probes fail
+    void heal(LinkId link);                                   // what hung arrives now
+    void cut(LinkId link);                                // errors at once, until mended; the sprayer is told
+    void mend(LinkId link) { links_[link].cut = false; }  // probes succeed again
 
     // ---- running ----
     // Performs everything that is due up to `until`; stops early when no flow is left.
