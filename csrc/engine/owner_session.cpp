@@ -101,7 +101,9 @@ void OwnerSession::tick(Nanos now, Nanos lease_now) {
     bool busy = now - last_work_ < kSecond;
     if (now >= next_token_) {
         issue_token(lease_now);
-        next_token_ = now + (busy ? engine_.settings().heartbeat : engine_.settings().idle_heartbeat);
+        // An idle session, too, must be renewed well before its lease runs out.
+        Nanos idle = std::min(engine_.settings().idle_heartbeat, engine_.settings().lease / 4);
+        next_token_ = now + (busy ? std::min(engine_.settings().heartbeat, idle) : idle);
     } else if (busy && next_token_ - now > engine_.settings().heartbeat) {
         next_token_ = now + engine_.settings().heartbeat;
     }
@@ -120,6 +122,7 @@ void OwnerSession::close(const std::string& why) {
     if (Connection* c = control()) {
         Header h;
         h.type = FrameType::bye;
+        h.aux = pulls_.size();
         c->stream->send(h, as_bytes(why));
         c->stream->flush();
     }

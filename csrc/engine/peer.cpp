@@ -237,8 +237,8 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
                                       std::string(reinterpret_cast<const char*>(body.data()),
                                                   std::min(body.size(), proto::kMaxMessage))});
             // The owner's session has ended before it said so: it receives nothing of ours any more. Only its copying
-            // threads may still be inside a pull.
-            fence(false);
+            // threads may still be inside a pull, and it says whether any is.
+            fence(h.aux == 0);
             return;
         default:
             stream.close({Code::protocol, stream.name + ": an unexpected frame on a control connection"});
@@ -318,6 +318,12 @@ void Peer::tick(Nanos now, Nanos lease_now) {
     }
     if (control_ && !control_->open() && now - control_->born() > engine_.settings().connect_timeout) {
         control_->close({Code::peer_unreachable, control_->name + ": no answer to the handshake in time"});
+    }
+    // The rail that carries the control connection may be lost without a word. Tokens come four times a lease: another
+    // rail is tried before it runs out, so that one link's fault does not end the session.
+    if (control_ && control_->open() && !same_host() && descriptor_.rails.size() > 1 &&
+        now - control_->last_received() > engine_.settings().lease / 2) {
+        control_->close({Code::link_failed, control_->name + ": silent for half a lease"});
     }
     if (!control_ && state_ != PeerState::dead && now >= next_control_dial_) dial_control(now);
     if (want_tcp_ && state_ == PeerState::alive) dial_links(now);
@@ -481,7 +487,9 @@ void Peer::channel_down(Channel* channel, const Status& why) {
 
 void Peer::probe(LinkId id) {
     Link* l = link_of(id);
-    if (l == nullptr || l->is_shm || l->probe || state_ != PeerState::alive) return;
+    if (l == nullptr || l->probe) return;
+    if (l->is_shm) return engine_.link_probe(id, shm_ != nullptr && state_ == PeerState::alive);
+    if (state_ != PeerState::alive) return engine_.link_probe(id, false);
     dial(*l, monotonic_now());
     if (!l->probe) engine_.link_probe(id, false);
 }

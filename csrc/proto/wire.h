@@ -60,7 +60,7 @@ enum class FrameType : uint8_t {
                   // Rights
     mapped = 18,  // owner: attempt = request id, code; descriptors ride along (SCM_RIGHTS); body = see shm
                   // transport
-    bye = 19,     // either: orderly end; body = reason
+    bye = 19,     // either: orderly end; aux = copies out of the other's memory that still run; body = reason
     pull = 20,  // initiator, same host: attempt, aux = lease token, body = pieces then u64 source addresses:
                 // the owner copies out of the initiator's memory (process_vm_readv) and answers write_ack
 };
