@@ -35,6 +35,8 @@ __all__ = [
     "ProtocolError",
     "ReadOnlyBuffer",
     "SegmentGone",
+    "StaleEpoch",
+    "StaleIncarnation",
     "TentError",
     "Unregistered",
     "Unsupported",
@@ -138,6 +140,18 @@ class PeerDead(TentError, ConnectionError):
     """The peer's process is gone, or another incarnation has taken its name."""
 
     code = "peer_dead"
+
+
+class StaleIncarnation(PeerDead):
+    """The node has restarted since its descriptor was made: fetch the new one. The old memory is gone."""
+
+    code = "stale_incarnation"
+
+
+class StaleEpoch(SegmentGone):
+    """The extent was reused since the reference was made."""
+
+    code = "stale_epoch"
 
 
 class LinkFailed(TentError, ConnectionError):
