@@ -88,9 +88,9 @@ def test_invariant_11_unregister_here_while_transfers_run(w: World, op: str) -> 
     w.move("write", w.local(64), remote)  # whatever was on its way has come by now
     assert (memory == 0x55).all()
     if op == "write":
-        assert 0x55 not in np.unique(np.frombuffer(w.owner.bytes_of(remote.name, 64), dtype=np.uint8)) or (
-            w.at_owner(remote, 64, SIZE - 64) == digest_of(pattern(1, SIZE)[64:])
-        )
+        # Untouched, written before the end, or padding of a frame that was half sent; never what came afterwards.
+        got, before = np.frombuffer(w.owner.bytes_of(remote.name), dtype=np.uint8), pattern(1, SIZE)
+        assert ((got == before) | (got == 0xAA) | (got == 0))[64:].all()
 
 
 @OPS

@@ -9,7 +9,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-__all__ = ["CODES", "FRAMES", "Frame", "RawPeer", "hello", "piece", "text"]
+__all__ = ["CODES", "CONTROL", "DATA", "FRAMES", "Frame", "RawPeer", "hello", "message", "piece", "text"]
 
 FRAMES = {
     name: number

@@ -150,10 +150,15 @@ class Relay:
             if connection is None:
                 self._held.add(direction)
 
-    def release(self) -> None:
+    def release(self, connection: int | None = None) -> None:
+        """Lets everything go on, or everything of one connection."""
         with self._condition:
-            self._held.clear()
-            self._limit.clear()
+            if connection is None:
+                self._held.clear()
+                self._limit.clear()
+            else:
+                for direction in ("to_server", "to_client"):
+                    self._limit[f"{direction}/{connection}"] = 1 << 62
             self._condition.notify_all()
 
     def cut(self) -> None:
@@ -163,6 +168,19 @@ class Relay:
             for pair in self.pairs:
                 pair.drop()
             self._condition.notify_all()
+
+    def drain(self, direction: str, connection: int) -> None:
+        """Lets everything held go on, ends that direction behind it, and returns once the receiver has closed its side:
+        it has read every byte by then."""
+        self.release(connection)
+        pair = self.pairs[connection]
+        try:
+            getattr(pair, direction).source.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # the sender is gone already
+        for thread in pair.threads:
+            thread.join(60)
+            assert not thread.is_alive(), "the receiver did not read to the end"
 
     def mend(self) -> None:
         with self._condition:
@@ -260,11 +278,10 @@ class Relay:
         except OSError:
             pass
         finally:
-            for end in (way.source, way.sink):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            try:
+                way.sink.shutdown(socket.SHUT_WR)  # the end of this direction alone
+            except OSError:
+                pass
 
     def _receive(self, source: socket.socket) -> tuple[bytes, list[int]]:
         if not self.is_unix:

@@ -1,0 +1,106 @@
+"""One of two rails misbehaves: no transfer fails, and every byte is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from support.peers import PATIENCE, PeerProcess, digest_of, pattern, until
+from support.relay import Relay, Rewritten, rewrite
+
+from tent_core import Engine, Intent
+
+RAILS = ["127.0.0.1", "127.0.0.2"]
+CONFIG = {
+    "shm.enabled": False,
+    "node.bind": RAILS,
+    "engine.connect_timeout_ms": 2000,
+    "engine.session_lease_ms": 4000,
+    "engine.deadline_ms": 60_000,
+}
+SIZE = 16 << 20
+
+
+@contextmanager
+def two_rails() -> Iterator[tuple[PeerProcess, list[Relay], Engine, Any]]:
+    with ExitStack() as stack:
+        owner = stack.enter_context(PeerProcess(CONFIG, name="owner"))
+        owner.register("kv", SIZE)
+        owner.fill("kv", 1)
+        rails = Rewritten.parse(owner.descriptor).rails
+        relays = [stack.enter_context(Relay(rail[:2], rail[0])) for rail in rails]
+        engine = stack.enter_context(Engine(CONFIG, name="initiator"))
+        peer = engine.connect(rewrite(owner.descriptor, relays), PATIENCE)
+        yield owner, relays, engine, peer
+
+
+def cut(relay: Relay) -> None:
+    relay.cut()
+
+
+def blackhole(relay: Relay) -> None:
+    relay.hold("to_server")
+    relay.hold("to_client")
+
+
+def one_way(relay: Relay) -> None:
+    """Bytes still go out; nothing comes back, not even an acknowledgement of the engine's."""
+    relay.hold("to_client")
+
+
+@pytest.mark.parametrize("fault", [cut, blackhole, one_way])
+@pytest.mark.parametrize("op", ["read", "write"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_invariant_3_a_rail_is_lost_under_transfers(which: int, op: str, fault: Any) -> None:
+    with two_rails() as (owner, relays, engine, peer):
+        remote = peer.segment("kv")
+        memory = pattern(2, SIZE).copy()
+        engine.register(memory, access="private")
+        intent = Intent(op, peer, [memory.ctypes.data], remote, [0], SIZE)
+        engine.run(intent)  # both links are there from now on
+        until(lambda: len([row for row in peer.links() if row["state"] == "up"]) == 2, "two links")
+        expected = digest_of(pattern(1 if op == "read" else 2, SIZE))
+        transfers = []
+        for part in range(8):
+            at, nbytes = part * (SIZE // 8), SIZE // 8
+            address = memory.ctypes.data + at
+            transfers.append(engine.submit(Intent(op, peer, [address], remote, [at], nbytes)))
+            if part == 2:
+                fault(relays[which])
+        for transfer in transfers:
+            transfer.result(PATIENCE)
+        if op == "read":
+            assert digest_of(memory) == expected
+        assert owner.digest("kv") == expected
+        again = engine.submit(intent)
+        again.result(PATIENCE)
+        assert again.wait_released(PATIENCE)
+        assert peer.alive
+        relays[which].mend()
+        relays[which].release()
+
+
+def test_a_rail_comes_back() -> None:
+    with two_rails() as (_, relays, engine, peer):
+        remote = peer.segment("kv")
+        memory = np.zeros(SIZE, dtype=np.uint8)
+        engine.register(memory, access="private")
+        intent = Intent("read", peer, [memory.ctypes.data], remote, [0], SIZE)
+        engine.run(intent)
+        until(lambda: len([row for row in peer.links() if row["state"] == "up"]) == 2, "two links")
+        relays[1].cut()
+        until(lambda: any(row["state"] == "down" for row in peer.links()), "notice of the cut")
+        engine.run(intent)
+        relays[1].mend()
+        until(lambda: all(row["state"] in ("up", "probation") for row in peer.links()), "the rail's return")
+
+        def uses_both() -> bool:
+            before = {row["name"]: row["bytes"] for row in peer.links()}
+            engine.run(intent)
+            return all(row["bytes"] > before[row["name"]] for row in peer.links())
+
+        until(uses_both, "work on the rail that came back")
+        assert np.array_equal(memory, pattern(1, SIZE))
