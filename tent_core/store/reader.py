@@ -58,16 +58,18 @@ class Reader:
             located = locate(context, space, batch.digests, batch.totals)
         status = self._fetch(batch, located, deadline, priority, control)
         # A page may have been moved between look-up and read: where it went is one look-up away.
-        again = np.flatnonzero(
-            (status == PageStatus.STALE_EPOCH) | ((status == PageStatus.ABSENT) & ~_absent(located))
-        )
+        again = self._outdated(located, status)
         if len(again) and not deadline.passed and not control.cancelled:
+            self._drop_dead(located, status)
             some = batch.rows(again)
             moved = locate(context, space, some.digests, some.totals)
-            same = [a == b for a, b in zip(moved.records, located.rows(again).records, strict=True)]
-            moved.status[np.array(same) & (moved.status == PageStatus.HIT)] = PageStatus.STALE_EPOCH
+            before = located.rows(again).records
+            new = np.array([a != b for a, b in zip(moved.records, before, strict=True)])
+            found = (moved.status == PageStatus.HIT) & new
+            moved.status[~found & (moved.status == PageStatus.HIT)] = (
+                PageStatus.ABSENT
+            )  # the same dead record
             status[again] = self._fetch(some, moved, deadline, priority, control)
-            self._drop_dead(moved, status[again])
         self._drop_dead(located, status)
         context.count("get", status, batch.totals)
         seconds = time.monotonic() - started
@@ -121,6 +123,8 @@ class Reader:
         status: Statuses = self._context.native.get(
             batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
         )
+        if (status == PageStatus.CHECK_FAILED).any():
+            self._context.wake.set()  # the native store has dropped them: their records go too
         return status
 
     def _start(
@@ -201,20 +205,21 @@ class Reader:
                 rows = rows[status[rows] == PageStatus.HIT]
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
 
+    def _outdated(self, located: Located, status: Statuses) -> Rows:
+        """Rows that the directory had, and whose owner says otherwise."""
+        gone = (status == PageStatus.STALE_EPOCH) | (status == PageStatus.ABSENT)
+        rows: Rows = np.flatnonzero(gone & (located.status == PageStatus.HIT))
+        return rows
+
     def _drop_dead(self, located: Located, status: Statuses) -> None:
-        """Records that led to nobody are compared and deleted by upkeep."""
+        """Records that lead nowhere are compared and deleted by upkeep."""
         dead = (status == PageStatus.STALE_INCARNATION) | (status == PageStatus.BAD_RECORD)
-        if not dead.any():
-            return
+        dead[self._outdated(located, status)] = True
         items = []
         for row in np.flatnonzero(dead).tolist():
             record = located.records[row]
             if record is not None:
                 items.append((located.digests[row].tobytes(), record))
-        self._context.dead_records(items)
-        self._context.wake.set()
-
-
-def _absent(located: Located) -> np.typing.NDArray[np.bool_]:
-    """Rows that the directory itself did not have."""
-    return np.asarray(located.status != PageStatus.HIT)
+        if items:
+            self._context.dead_records(items)
+            self._context.wake.set()

@@ -1,0 +1,211 @@
+"""Redis gone, emptied, full of garbage; owners gone. Nothing raises, nothing hangs, everything recovers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.stores import Client, Open, Server, all_are, names, wait_for
+
+from tent_core import _native
+from tent_core.store import PageStatus
+
+_OWNER = """
+import json, sys
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from support.stores import Client, names
+from tent_core.store import PageStore
+with PageStore.open(json.loads(sys.argv[1])) as store:
+    client = Client(store)
+    status = client.put(names(20), flavour=int(sys.argv[3]))
+    print(json.dumps([store.node_name, status.tolist()]), flush=True)
+    sys.stdin.read()
+"""
+
+
+class Owner:
+    """A node in a process of its own, with twenty pages."""
+
+    def __init__(self, server: Server, flavour: int = 0, **config: object) -> None:
+        settings = {
+            "directory.url": server.url,
+            "directory.timeout_ms": 2000,
+            "store.capacity": "16MiB",
+            **config,
+        }
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                _OWNER,
+                json.dumps(settings),
+                str(Path(__file__).parents[1]),
+                str(flavour),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the owner's process ended early; its error is above"
+        self.name, self.status = json.loads(line)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def close(self) -> None:
+        self.process.communicate(timeout=30)
+
+
+def test_the_directory_goes_and_comes_back_empty(open_store: Open, server: Server) -> None:
+    owner = Client(open_store(directory__timeout_ms=300))
+    reader = Client(open_store(capacity="0", directory__timeout_ms=300))
+    keys = names(10)
+    owner.put(keys)
+    assert all_are(reader.get(keys), PageStatus.HIT)
+    server.kill()
+    started = time.monotonic()
+    assert all_are(reader.get(keys), PageStatus.DIRECTORY_DOWN)
+    assert all_are(owner.get(keys), PageStatus.HIT)  # its own pages need no directory
+    assert owner.verify(keys)
+    assert all_are(owner.put(names(5, "meanwhile")), PageStatus.STORED)
+    assert all_are(reader.exists(keys), PageStatus.DIRECTORY_DOWN)
+    assert time.monotonic() - started < 20
+    server.start()
+    assert not server.record_keys()
+    everything = keys + names(5, "meanwhile")
+    wait_for(
+        lambda: all_are(reader.exists(everything), PageStatus.HIT), "the owner publishes its pages again"
+    )
+    assert all_are(reader.get(everything), PageStatus.HIT)
+    assert reader.verify(everything)
+
+
+def test_an_emptied_directory_is_noticed_without_an_outage(open_store: Open, server: Server) -> None:
+    owner = Client(open_store(directory__node_ttl_ms=1200))
+    reader = Client(open_store(capacity="0"))
+    owner.put(names(10))
+    server.client().flushall()
+    wait_for(lambda: all_are(reader.exists(names(10)), PageStatus.HIT), "the owner publishes its pages again")
+
+
+def test_a_directory_that_is_down_at_the_start(open_store: Open, server: Server) -> None:
+    server.kill()
+    owner = Client(open_store(directory__timeout_ms=300))
+    assert all_are(owner.put(names(5)), PageStatus.STORED)
+    server.start()
+    reader = Client(open_store(capacity="0"))
+    wait_for(lambda: all_are(reader.get(names(5)), PageStatus.HIT), "the pages are published in the end")
+
+
+def test_garbage_and_newer_records(open_store: Open, server: Server) -> None:
+    owner, reader = Client(open_store()), Client(open_store(capacity="0"))
+    keys = names(4)
+    owner.put(keys)
+    client = server.client()
+    records = {key: client.get(key) for key in server.record_keys()}
+    garbage, newer, wrong, fine = sorted(records)
+    client.set(garbage, b"T\x01 garbage")
+    client.set(newer, b"T\x02" + records[newer][2:])
+    client.lpush("x", 1)
+    client.delete(wrong)
+    client.rename("x", wrong)  # a list where a record should be
+    counts = sorted(reader.get(keys).tolist())
+    assert counts == [PageStatus.HIT, PageStatus.ABSENT, PageStatus.BAD_RECORD, PageStatus.VERSION]
+    assert client.get(fine) == records[fine]
+    wait_for(lambda: client.get(garbage) is None, "garbage is taken out")
+    assert client.get(newer) is not None  # not ours to judge
+
+
+def test_a_killed_owner_is_a_miss_and_its_pages_can_be_put_again(open_store: Open, server: Server) -> None:
+    owner = Owner(server, **{"directory.node_ttl_ms": 1200})
+    survivor = Client(open_store())
+    try:
+        assert all_are(survivor.get(names(20)), PageStatus.HIT)
+        assert survivor.verify(names(20))
+    finally:
+        owner.kill()
+    wait_for(
+        lambda: all(PageStatus(value).is_miss for value in survivor.get(names(20), timeout=10)),
+        "the owner is known to be dead",
+    )
+    wait_for(
+        lambda: all_are(survivor.put(names(20), flavour=3), PageStatus.STORED),
+        "dead records give way to a new put",
+    )
+    assert all_are(survivor.get(names(20)), PageStatus.HIT)
+    assert survivor.verify(names(20), flavour=3)
+
+
+@pytest.mark.protects("incarnation")
+def test_invariant_5_a_restarted_owner_is_not_read_by_old_records(open_store: Open, server: Server) -> None:
+    config = {"node.name": "phoenix", "directory.node_ttl_ms": 1200}
+    first = Owner(server, **config)
+    client = server.client()
+    records = {key: client.get(key) for key in server.record_keys()}
+    first.kill()
+    directory = open_store(capacity="0").directory
+    wait_for(lambda: directory.get_node("phoenix") is None, "its node record expires")
+    second = Owner(server, flavour=1, **config)
+    try:
+        reader = Client(open_store(capacity="0"))
+        assert all_are(reader.get(names(20)), PageStatus.HIT)
+        assert reader.verify(names(20), flavour=1)
+        client.mset(records)  # an old snapshot
+        assert all_are(reader.get(names(20)), PageStatus.STALE_INCARNATION)
+        wait_for(lambda: not server.record_keys(), "records of a dead incarnation are taken out")
+    finally:
+        second.close()
+
+
+def test_the_first_publisher_wins_between_processes(open_store: Open, server: Server) -> None:
+    mine = Client(open_store())
+    other = Owner(server, flavour=1)
+    try:
+        assert other.status == [PageStatus.STORED] * 20
+        assert all_are(mine.put(names(20), flavour=2), PageStatus.PRESENT)
+        assert all_are(mine.get(names(20)), PageStatus.HIT)
+        assert mine.verify(names(20), flavour=1)
+    finally:
+        other.close()
+
+
+def test_two_nodes_with_one_name(open_store: Open) -> None:
+    from tent_core.errors import NameInUse
+
+    open_store(node__name="twin")
+    with pytest.raises(NameInUse, match="twin"):
+        open_store(node__name="twin")
+
+
+def test_pages_put_into_another_node(open_store: Open) -> None:
+    owner, writer = Client(open_store()), Client(open_store(capacity="0"))
+    third = Client(open_store(capacity="0"))
+    keys = names(40)
+    put = {"node": owner.store.node_name}
+    assert all_are(writer.put(keys, **put), PageStatus.STORED)
+    wait_for(
+        lambda: all_are(third.exists(keys), PageStatus.HIT), "the owner publishes what was committed to it"
+    )
+    assert all_are(third.get(keys), PageStatus.HIT)
+    assert third.verify(keys)
+    assert all_are(writer.put(keys, flavour=1, **put), PageStatus.PRESENT)
+    assert writer.put([b"x"], node="nobody").tolist() == [PageStatus.OWNER_UNREACHABLE]
+    large = Client(writer.store, size=2 << 20, count=1)
+    assert large.put([b"large"], **put).tolist() == [PageStatus.TOO_LARGE]
+    writer.store.close()
+    wait_for(lambda: owner.store.stats()["lent_extents"] == 0, "the loan comes back")
+    assert all_are(third.get(keys), PageStatus.HIT)
+
+
+def test_the_same_statuses_on_both_sides() -> None:
+    for status in PageStatus:
+        assert _native.status_name(status) == status.name
