@@ -36,5 +36,5 @@ def open_store(server: Server) -> Iterator[Open]:
         return stores[-1]
 
     yield make
-    for store in reversed(stores):
-        store.close()
+    while stores:
+        stores.pop().close()
