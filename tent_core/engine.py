@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import logging
 import threading
 import weakref
@@ -87,7 +88,7 @@ class Segment:
         """The bytes, without a copy. Valid until ``close()``."""
         if self._closed:
             raise error_for_code("segment_gone", f"segment '{self.name}' was closed")
-        pointer = (np.ctypeslib.ctypes.c_uint8 * self.nbytes).from_address(self.address)
+        pointer = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
         return np.frombuffer(pointer, dtype=np.uint8)
 
     def unregister(self, timeout: float = 10.0) -> None:
@@ -394,7 +395,7 @@ class Engine:
                 raise InvalidArgument(f"{what} must not be negative, got {value}")
         segment = intent.remote_segment
         segment = segment.id if isinstance(segment, RemoteSegment) else segment
-        optional = {
+        optional: dict[str, Any] = {
             "epoch": None if intent.epoch is None else np.asarray(intent.epoch, dtype=np.uint32),
             "group": None if intent.group is None else np.asarray(intent.group, dtype=np.uint32),
             "checks": None if intent.checks is None else np.asarray(intent.checks, dtype=np.uint64),
