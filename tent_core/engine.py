@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,8 @@ __all__ = ["Engine", "Intent", "Peer", "RemoteSegment", "Segment", "Transfer", "
 log = logging.getLogger("tent")
 
 U64 = npt.NDArray[np.uint64]
-Indices = Union[int, Sequence[int], npt.NDArray[Any]]
-ConfigSource = Union[None, str, Mapping[str, Any], Config]
+Indices = int | Sequence[int] | npt.NDArray[Any]
+ConfigSource = str | Mapping[str, Any] | Config | None
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -89,7 +89,7 @@ class Segment:
         if self._closed:
             raise error_for_code("segment_gone", f"segment '{self.name}' was closed")
         pointer = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
-        return np.frombuffer(pointer, dtype=np.uint8)
+        return np.frombuffer(memoryview(pointer), dtype=np.uint8)
 
     def unregister(self, timeout: float = 10.0) -> None:
         """Revokes what peers were granted and returns when nothing touches the memory any more. Blocks up to
@@ -169,8 +169,8 @@ class Intent:
     """What bytes you want where: an ordered list of ranges, served in that order.
 
     Shapes: ``local`` (absolute addresses inside registered segments) and ``remote_offset`` have N entries;
-    ``remote_segment`` and ``length`` one or N; ``group``, ``checks`` and ``epoch`` N, if given. Units: bytes; ``deadline`` in
-    seconds from now (default: ``engine.deadline_ms``). For a read the local side is the destination.
+    ``remote_segment`` and ``length`` one or N; ``group``, ``checks`` and ``epoch`` N, if given. Units: bytes;
+    ``deadline`` in seconds from now (default: ``engine.deadline_ms``). For a read the local side is the destination.
     """
 
     op: str
