@@ -303,10 +303,12 @@ void ShmChannel::start(AttemptId id, Pending& p) {
 
 Status ShmChannel::post(const Attempt& a) {
     if (closed_) return {Code::link_failed, "the memory link is closed"};
-    const proto::SegmentInfo* first = info_of(a.remote[0].segment);
+    const proto::SegmentInfo* first = nullptr;
     for (const proto::Piece& r : a.remote) {
         const proto::SegmentInfo* info = info_of(r.segment);
-        if (info == nullptr || !reaches(*info, a.op) || info->kind != first->kind) {
+        if (info == nullptr) continue;  // taken back since it was scheduled: start() says so, by its piece
+        if (first == nullptr) first = info;
+        if (!reaches(*info, a.op) || info->kind != first->kind) {
             return {Code::unsupported, "shared memory does not reach segment " + std::to_string(r.segment)};
         }
     }
