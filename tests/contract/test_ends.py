@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from support.peers import PATIENCE, PeerGone, PeerProcess, digest_of, pattern, until
+from support.peers import PATIENCE, PeerGone, PeerProcess, pattern, until
 from support.reach import World
 
 from tent_core import Engine, Intent

@@ -96,7 +96,9 @@ def test_invariant_6_past_the_end(w: World, op: str, offset: int, length: int) -
         remote_offset=np.array([offset], dtype=np.uint64),
         length=length,
     )
-    if offset >= SIZE - 1:  # what begins inside may move in part: then the destination's contents are undefined
+    if (
+        offset >= SIZE - 1
+    ):  # what begins inside may move in part: then the destination's contents are undefined
         assert not memory[2:].any() and w.at_owner(remote, 0, SIZE - 1) == digest_of(pattern(4, SIZE - 1))
 
 
@@ -144,7 +146,9 @@ def test_lengths_that_make_no_sense(w: World, op: str) -> None:
     remote = w.remote(SIZE)
     memory = w.local(SIZE)
     refused(w, InvalidArgument, op, memory, remote, length=0)
-    refused(w, InvalidArgument, op, memory, remote, local_offset=[0, 64], remote_offset=[0, 64], length=[8, 0])
+    refused(
+        w, InvalidArgument, op, memory, remote, local_offset=[0, 64], remote_offset=[0, 64], length=[8, 0]
+    )
     refused(w, InvalidArgument, op, memory, remote, length=-1)
     refused(w, InvalidArgument, op, memory, remote, remote_offset=-1)
     refused(w, InvalidArgument, op, memory, remote, length=np.array([-5]))
@@ -179,7 +183,11 @@ def test_overlapping_destinations_of_live_transfers(w: World, op: str) -> None:
         first = w.submit(op, memory[:SIZE], remote)
         if first.released:
             return  # mapped already: nothing of it was ever in flight
-        where = {"remote_offset": SIZE - 1} if op == "write" else {"remote_offset": SIZE, "local_offset": SIZE - 1}
+        where = (
+            {"remote_offset": SIZE - 1}
+            if op == "write"
+            else {"remote_offset": SIZE, "local_offset": SIZE - 1}
+        )
         refused(w, OverlappingRanges, op, memory, remote, length=16, **where)
     first.result(PATIENCE)
     assert first.wait_released(PATIENCE)

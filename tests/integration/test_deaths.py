@@ -81,7 +81,9 @@ def test_the_initiator_is_killed_in_mid_transfer(op: str, kind: str, config: dic
 
 
 @REACH
-def test_invariant_5_a_restarted_owner_is_not_read_as_if_it_were_the_old_one(config: dict[str, object]) -> None:
+def test_invariant_5_a_restarted_owner_is_not_read_as_if_it_were_the_old_one(
+    config: dict[str, object],
+) -> None:
     """Same name, same port, same segment name: another incarnation, so a typed error and never its memory."""
     with Engine(config, name="initiator") as engine:
         first = PeerProcess(config, name="owner")

@@ -102,6 +102,7 @@ def test_invariant_2_a_write_that_nobody_can_confirm_ends_with_the_lease() -> No
             intent = Intent("write", peer, [source.ctypes.data], peer.segment("kv"), [0], SIZE)
             engine.run(intent)
             relay.hold("to_server")
+            relay.hold("to_client")
             transfer = engine.submit(intent)
             until(lambda: relay.waiting("to_server") > 1 << 16, "bytes of the write in the relay")
             assert transfer.cancel()

@@ -243,7 +243,9 @@ class _Node:
 
         target = self._peers[peer].segment(remote)
         address = self._segments[local].address + offset
-        intent = Intent(op, self._peers[peer], [address], target, [offset], nbytes or target.length, **options)
+        intent = Intent(
+            op, self._peers[peer], [address], target, [offset], nbytes or target.length, **options
+        )
         self._transfers.append(self._engine.submit(intent))
         return len(self._transfers) - 1
 

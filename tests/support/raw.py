@@ -1,4 +1,4 @@
-"""A peer that speaks TENT's wire protocol by hand, as csrc/proto/{handshake,wire}.h describe it, and may misspeak it."""
+"""A peer that speaks TENT's wire protocol by hand, as csrc/proto/*.h describe it, and may misspeak it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,28 @@ __all__ = ["CODES", "CONTROL", "DATA", "FRAMES", "Frame", "RawPeer", "hello", "m
 FRAMES = {
     name: number
     for number, name in enumerate(
-        "write write_ack read data read_fail revoke revoked token echo notify notify_ack segments segment_table "
-        "segment_gone call reply map mapped bye pull".split(),
+        [
+            "write",
+            "write_ack",
+            "read",
+            "data",
+            "read_fail",
+            "revoke",
+            "revoked",
+            "token",
+            "echo",
+            "notify",
+            "notify_ack",
+            "segments",
+            "segment_table",
+            "segment_gone",
+            "call",
+            "reply",
+            "map",
+            "mapped",
+            "bye",
+            "pull",
+        ],
         start=1,
     )
 }
@@ -48,7 +68,9 @@ def hello(
     session: bytes = b"s" * 16,
     versions: tuple[int, int] = (1, 1),
 ) -> bytes:
-    body = struct.pack("<BHH", _HELLO, *versions) + text(cluster) + text(name) + incarnation + text("elsewhere")
+    body = (
+        struct.pack("<BHH", _HELLO, *versions) + text(cluster) + text(name) + incarnation + text("elsewhere")
+    )
     body += text(expect[0]) + expect[1] + struct.pack("<B", purpose) + session + struct.pack("<I", 0)
     return message(body + os.urandom(16) + struct.pack("<H", 0))
 
@@ -126,7 +148,9 @@ class RawPeer:
         self, kind: str | int, body: bytes = b"", payload: bytes = b"", *, attempt: int = 0, aux: int = 0
     ) -> None:
         number = FRAMES[kind] if isinstance(kind, str) else kind
-        self.send(struct.pack("<IBBHQQQ", len(body), number, 0, 0, attempt, len(payload), aux) + body + payload)
+        self.send(
+            struct.pack("<IBBHQQQ", len(body), number, 0, 0, attempt, len(payload), aux) + body + payload
+        )
 
     def take_frame(self, *wanted: str) -> Frame:
         """The next frame; of the kinds wanted, when any are named. Tokens are echoed on the way."""

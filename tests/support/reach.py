@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from support.peers import PATIENCE, PeerProcess, pattern
 
+from support.peers import PATIENCE, PeerProcess, pattern
 from tent_core import Engine, Intent, Peer, RemoteSegment, Segment, Transfer
 
 LEASE_MS = 20_000  # tests stop owners for a moment; on a loaded machine a moment can be long
@@ -80,7 +80,9 @@ class World:
             self.owner.fill(name, seed)
         return self.peer.segment(name)
 
-    def local(self, nbytes: int, *, seed: int | None = None, access: str = "private") -> npt.NDArray[np.uint8]:
+    def local(
+        self, nbytes: int, *, seed: int | None = None, access: str = "private"
+    ) -> npt.NDArray[np.uint8]:
         """Registered memory of ours, with a pattern or zeros; the test's end frees it."""
         memory = np.zeros(nbytes, dtype=np.uint8) if seed is None else pattern(seed, nbytes).copy()
         self._local.append(self.engine.register(memory, access=access))

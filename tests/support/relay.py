@@ -105,7 +105,7 @@ class _Pair:
 
     def drop(self) -> None:
         for way in (self.to_server, self.to_client):
-            if not way.source.family == socket.AF_UNIX:
+            if way.source.family != socket.AF_UNIX:
                 # A reset, as of a peer that is gone, instead of an orderly end.
                 way.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             try:
