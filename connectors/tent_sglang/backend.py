@@ -184,7 +184,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
     ) -> list[Any]:
         """Per key its target, filled, or None."""
         targets = target_locations or []
-        return self._guard.run("get", lambda: self._flat.get(keys, targets), lambda: [None] * len(keys))
+        return self._guard.run(
+            "get", lambda: self._usable_flat().get(keys, targets), lambda: [None] * len(keys)
+        )
 
     def set(self, key: str, value: Any = None, target_location: Any = None, target_sizes: Any = None) -> bool:
         return self.batch_set([key], [target_location if value is None else value])
@@ -194,7 +196,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
     ) -> bool:
         """True when every page is stored, by this call or before it."""
         sources = values if values is not None else target_locations or []
-        return self._guard.run("set", lambda: self._flat.set(keys, sources), lambda: False)
+        return self._guard.run("set", lambda: self._usable_flat().set(keys, sources), lambda: False)
 
     # ---- life --------------------------------------------------------------------------------------------------
 
@@ -203,6 +205,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
 
         Raises when the directory cannot be told: SGLang then answers that request with a failure, not "cleared".
         """
+        self._check_open()
         for pool in self._pools.values():
             self._store.clear(pool.namespace)
         for namespace in self._flat.namespaces():
@@ -224,21 +227,33 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         self._mover.follow(event)
 
     def close(self) -> None:
-        """Ends the attachment: deregisters the pools, then closes the store. May be called again."""
+        """Ends the attachment. On return SGLang's pools are deregistered. May be called again."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self._guard.run("close", self._flat.close, lambda: None)
-        for segment in self._segments.values():
-            self._guard.run("close", segment.close, lambda: None)
         if self._owns_store:
+            # Cancels and joins what is under way, then ends every registration with the engine.
             self._store.close()
+        self._flat.close()
+        for segment in self._segments.values():
+            segment.close()
+        # SGLang freezes its garbage collector, so memory of the store must not hang on a cycle through this object.
+        self._segments.clear()
+        self._mover.release()
+        self._store = None
         log.info("detached: %s", self.counters())
 
-    def _pool(self, name: str) -> HostPool:
+    def _check_open(self) -> None:
         if self._closed:
             raise Closed("the TENT backend of this SGLang process is detached; attach it again")
+
+    def _usable_flat(self) -> FlatPages:
+        self._check_open()
+        return self._flat
+
+    def _pool(self, name: str) -> HostPool:
+        self._check_open()
         pool = self._pools.get(name)
         if pool is None:
             raise Unsupported(self._refused.get(name, f"SGLang registered no host pool named {name!r}"))

@@ -61,10 +61,11 @@ class FlatPages:
             return list(self._namespaces.values())
 
     def close(self) -> None:
-        """Deregisters the bounce buffers."""
+        """Deregisters the bounce buffers and lets go of the store. Nothing may be called after it."""
         for bounce in self._bounce.values():
             with bounce.lock:
                 bounce.close()
+        self._bounce.clear()
 
     def _namespace(self, length: int) -> Any:
         with self._lock:

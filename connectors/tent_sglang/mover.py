@@ -26,7 +26,7 @@ class Mover:
     """Runs one store transfer a call and accounts for it. Thread-safe; raises what the store raises."""
 
     def __init__(self, store: Any, settings: Settings, guard: Guard) -> None:
-        self._store = store
+        self._store: Any = store
         self._timeout = {"get": settings.get_timeout_ms / 1000, "set": settings.put_timeout_ms / 1000}
         self._guard = guard
         self._stop: threading.Event | None = None
@@ -35,6 +35,10 @@ class Mover:
     def follow(self, stop: threading.Event) -> None:
         """While `stop` is set, transfers are cut short and new ones are misses."""
         self._stop = stop
+
+    def release(self) -> None:
+        """Lets go of the store, which is closed."""
+        self._store = None
 
     def present(self, namespace: Any, keys: Sequence[str], page_bytes: int) -> npt.NDArray[np.bool_]:
         """Per key, whether a page of this length is in the store."""
@@ -104,6 +108,6 @@ def encode(keys: Sequence[str]) -> list[bytes]:
 
 def _reason(code: int) -> str:
     try:
-        return PageStatus(code).name
+        return str(PageStatus(code).name)
     except ValueError:
         return f"reason {code}"

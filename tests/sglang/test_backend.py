@@ -17,7 +17,11 @@ from tent_core.store import PageStore
 
 PAGE, LAYERS, ROW = 16, 3, 256
 SLOTS = 16 * PAGE
-STORE = {"store": {"capacity": "32MiB", "extent": "4MiB", "prefault": False}}
+# The time-out of the directory is generous: what is tested here is not how busy the machine is.
+STORE = {
+    "store": {"capacity": "32MiB", "extent": "4MiB", "prefault": False},
+    "directory": {"timeout_ms": 5000},
+}
 
 
 class Memory:
@@ -94,8 +98,11 @@ def keys(*numbers: int) -> list[str]:
 
 @pytest.fixture
 def stores():
-    with PageStore.open(load_config(STORE)) as first, PageStore.open(load_config(STORE)) as second:
-        yield first, second
+    """Two of them, as two servers would have. The list is emptied at the end: memory goes with the last reference."""
+    opened = [PageStore.open(load_config(STORE)) for _ in range(2)]
+    yield opened
+    while opened:
+        opened.pop().close()
 
 
 @pytest.fixture
