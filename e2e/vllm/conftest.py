@@ -174,4 +174,5 @@ def pair(started: Pair, request: pytest.FixtureRequest) -> Iterator[Pair]:
     started.second.reset()
     yield started
     if request.session.testsfailed:
-        print("first:", started.first.tail(), "second:", started.second.tail(), sep="\n")
+        for name, server in (("first", started.first), ("second", started.second)):
+            print(f"{name}:", server.events(), server.tail(), sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections.abc import Sequence
@@ -121,6 +122,14 @@ class VllmServer(ServerProcess):
     def stored_pages(self) -> int:
         """Pages that this server has stored, as far as it has told: it counts when it works."""
         return int(self.metric("vllm:tent_events_total", event="save.stored"))
+
+    def events(self) -> str:
+        """The connector's own counters, for whoever wonders what became of pages; "" when the server is gone."""
+        try:
+            _, text = self.call("GET", "/metrics")
+        except (OSError, http.client.HTTPException):
+            return ""
+        return "\n".join(line for line in text.splitlines() if line.startswith("vllm:tent_") and "_created" not in line)
 
     def wait_stored(self, pages: int, timeout: float = 60) -> None:
         """Returns when the server has stored `pages` pages since it started; keeps it working meanwhile."""
