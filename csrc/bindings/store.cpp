@@ -276,6 +276,7 @@ void bind_native_store(py::module_& m) {
         .def("writer_lost", [](Store& s, const py::bytes& writer) { s.writer_lost(id_of(writer)); })
         .def("writer_gone", [](Store& s, const py::bytes& writer) { s.writer_gone(id_of(writer)); })
         .def("rebuild", &Store::rebuild, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("free_extents", &Store::free_extents)
         .def("stats", &stats);
 }
 
@@ -483,9 +484,8 @@ py::bytes commit_request(uint64_t loan, uint32_t epoch, const py::bytes& space, 
 }
 
 void bind_messages(py::module_& m) {
-    m.def("lend_request", [](uint64_t bytes, uint64_t largest) {
-        return encoded(proto::LendRequest{bytes, largest});
-    });
+    m.def("lend_request",
+          [](uint64_t bytes, uint64_t largest) { return encoded(proto::LendRequest{bytes, largest}); });
     m.def("lent_reply", [](const py::bytes& body) {
         auto l = decoded<proto::Lent>(body);
         return py::make_tuple(l.code, l.loan, l.segment, l.extent, l.epoch, l.offset, l.length);

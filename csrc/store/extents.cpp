@@ -38,6 +38,7 @@ bool Extents::next_filling(bool spare) {
     if (filling_ != UINT32_MAX) seal(filling_);
     filling_ = take_free();
     change(filling_, ExtentState::filling);
+    ++fills_;
     return true;
 }
 
@@ -86,6 +87,7 @@ uint32_t Extents::lend(const Id128& writer, uint64_t loan) {
     if (free_ <= keep || (lent_count() + 1) * 2 > count()) return kNoId;
     uint32_t extent = take_free();
     change(extent, ExtentState::lent);
+    ++fills_;
     extents_[extent].writer = writer;
     extents_[extent].loan = loan;
     return extent;

@@ -40,7 +40,7 @@ struct Extent {
     uint32_t head = UINT32_MAX;  // the index's list of its pages
     uint32_t pinned = 0;         // pages with pins
     int64_t lease_until = 0;     // the latest read lease in it
-    uint64_t heat = 0;           // bytes read since `heat_tick`, halved with every reclaim since then
+    uint64_t heat = 0;           // bytes stored or read, as of `heat_tick` (see Store::heat)
     uint64_t heat_tick = 0;
     bool recycle_when_idle = false;  // reclaimed, but a copy out of it is still running
     Id128 writer{};                  // lent or quarantined: to whom, under which number
@@ -64,6 +64,7 @@ class Extents {
     uint8_t* bytes_at(uint64_t offset) const { return base_ + offset; }
     uint8_t* header_at(uint64_t offset) const { return base_ + offset - kSlotHeader; }
     uint32_t free_count() const { return free_; }
+    uint64_t fills() const { return fills_; }  // extents begun so far: the clock of recency
 
     // Room in the filling extent, or in a free one after sealing it. STORED, TOO_LARGE or NO_SPACE. `spare`:
     // may take the extent that is kept back so that reclaiming can move pages. Counts as a user until
@@ -101,7 +102,7 @@ class Extents {
     std::vector<Extent> extents_;
     uint32_t filling_ = UINT32_MAX;
     uint32_t free_ = 0;
-    uint64_t seals_ = 0;
+    uint64_t seals_ = 0, fills_ = 0;
 };
 
 }  // namespace tent::store

@@ -56,9 +56,7 @@ std::vector<PageStatus> Store::commit_lent(const Id128& writer, const proto::Com
     for (size_t i = 0; i < status.size(); ++i) {
         const proto::CommitItem& item = request.items[i];
         Slot slot{extent, request.epoch, item.offset, item.length};
-        if (request.generation < spaces_[space].generation && protection_on(Protection::generation)) {
-            status[i] = PageStatus::CLEARED;  // computed before the namespace was cleared
-        } else if (!extents_.accept(extent, item.offset, item.length)) {
+        if (!extents_.accept(extent, item.offset, item.length)) {
             status[i] = PageStatus::REFUSED;
         } else {
             status[i] = insert(space, request.generation, slot, item.digest, next_version(), item.check);

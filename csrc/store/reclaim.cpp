@@ -7,9 +7,9 @@
 
 namespace tent::store {
 
-// Heat is halved with every reclaim since the last read.
+// Heat is bytes stored or read lately. It is halved whenever an eighth of the extents has been filled since.
 uint64_t Store::heat(const Extent& extent) const {
-    uint64_t age = ticks_ - extent.heat_tick;
+    uint64_t age = (extents_.fills() - extent.heat_tick) / std::max<uint64_t>(1, extents_.count() / 8);
     return age >= 64 ? 0 : extent.heat >> age;
 }
 
@@ -105,7 +105,6 @@ Reclaim Store::begin_reclaim(Nanos now, uint64_t move_bytes) {
         std::lock_guard lock(mutex_);
         out.extent = coldest(now);
         if (out.extent == kNoId) return out;
-        ++ticks_;
         extents_.start_reclaim(out.extent);
         moves = choose_moves(out.extent, move_bytes);
     }

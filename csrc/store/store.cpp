@@ -120,12 +120,16 @@ void Store::drop(EntryId id) {
     index_.erase(id);
 }
 
+void Store::warm(uint32_t extent, uint64_t bytes) {
+    Extent& e = extents_.at(extent);
+    e.heat = heat(e) + bytes;
+    e.heat_tick = extents_.fills();
+}
+
 void Store::hit(EntryId id) {
     Entry& e = index_.at(id);
     if (e.hits < UINT32_MAX) ++e.hits;
-    Extent& extent = extents_.at(e.extent);
-    extent.heat = heat(extent) + e.length;
-    extent.heat_tick = ticks_;
+    warm(e.extent, e.length);
 }
 
 void Store::release(uint32_t extent) {
@@ -136,6 +140,9 @@ void Store::release(uint32_t extent) {
 
 PageStatus Store::insert(uint32_t space, uint64_t generation, const Slot& slot, const Id128& digest,
                          const Id128& version, uint64_t check) {
+    // Computed before the namespace was cleared: it must not come back.
+    if (generation < spaces_[space].generation && protection_on(Protection::generation))
+        return PageStatus::CLEARED;
     EntryId id = index_.find(digest);
     if (id != kNoEntry) {
         if (!cleared(index_.at(id))) return PageStatus::PRESENT;
@@ -147,10 +154,11 @@ PageStatus Store::insert(uint32_t space, uint64_t generation, const Slot& slot, 
     entry.offset = slot.offset;
     entry.length = slot.length;
     entry.check = check;
-    entry.generation = std::max(generation, spaces_[space].generation);
+    entry.generation = generation;
     entry.space = space;
     entry.extent = slot.extent;
     if (index_.insert(entry) == kNoEntry) return PageStatus::NO_SPACE;
+    warm(slot.extent, slot.length);  // what is new had no time to be read yet
     SlotHeader header;
     header.mark = kMarkCommitted;
     header.epoch = slot.epoch;
@@ -397,6 +405,11 @@ size_t Store::clear(const Id128& space, uint64_t generation) {
     }
     counts_.cleared += gone;
     return gone;
+}
+
+uint32_t Store::free_extents() const {
+    std::lock_guard lock(mutex_);
+    return extents_.free_count();
 }
 
 StoreStats Store::stats() const {

@@ -161,6 +161,7 @@ class Store {
     size_t rebuild();
 
     StoreStats stats() const;
+    uint32_t free_extents() const;
     const StoreConfig& config() const { return config_; }
 
   private:
@@ -188,6 +189,7 @@ class Store {
                       const Id128& version, uint64_t check);
     void drop(EntryId id);
     void hit(EntryId id);
+    void warm(uint32_t extent, uint64_t bytes);
     void release(uint32_t extent);
     Bytes record_of(const Entry& entry) const;
     Published published(const Entry& entry) const;
@@ -214,7 +216,7 @@ class Store {
     std::vector<Space> spaces_;
     std::vector<Id128> queue_;          // to publish, oldest last taken first out
     std::vector<Published> unpublish_;  // to take out of the directory
-    uint64_t versions_ = 0, loans_ = 0, ticks_ = 0;
+    uint64_t versions_ = 0, loans_ = 0;
     mutable StoreStats counts_;
 };
 

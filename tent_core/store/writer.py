@@ -44,6 +44,7 @@ class Publisher:
         result: dict[bytes, PageStatus] = {}
         entered: list[Item] = []
         refused: list[Item] = []
+        conflicts: list[tuple[bytes, bytes, bytes]] = []  # digest, the record that is there, ours
         for item, answer in zip(items, answers, strict=True):
             if answer is True:
                 entered.append(item)
@@ -51,8 +52,9 @@ class Publisher:
             elif answer is False:
                 refused.append(item)
             else:
-                result[item[0]] = self._conflict(item, answer, generation)
+                conflicts.append((item[0], answer, item[1]))
         self._confirm(entered)
+        result.update(self._settle(conflicts, generation))
         if refused:
             result.update(self._refused(space, refused, generation))
         return result
@@ -65,36 +67,51 @@ class Publisher:
             self._context.dead_records([entered[position]])
             self._context.wake.set()
 
-    def _conflict(self, item: Item, existing: bytes, generation: int) -> PageStatus:
-        digest, record = item
-        if self._holds(existing, generation):
-            self._drop([digest])
-            return PageStatus.PRESENT
+    def _settle(
+        self, conflicts: list[tuple[bytes, bytes, bytes]], generation: int
+    ) -> dict[bytes, PageStatus]:
+        """What becomes of pages whose record is there already: it stands, or it is dead and ours takes its place."""
+        result: dict[bytes, PageStatus] = {}
+        gone: dict[tuple[str, bytes], bool] = {}
+        dead = []
+        for conflict in conflicts:
+            if self._holds(conflict[1], generation, gone):
+                result[conflict[0]] = PageStatus.PRESENT
+            else:
+                dead.append(conflict)
+        if result:
+            self._drop(list(result))
+        if not dead:
+            return result
         try:
-            replaced = self._context.directory.replace([(digest, existing, record)])[0]
+            replaced = self._context.directory.replace(dead)
         except DirectoryUnavailable:
             self._context.lost_directory()
-            replaced = False
-        if replaced:
-            self._confirm([item])
-        else:  # somebody else was faster: the next attempt sees whom
-            self._later([digest])
-        return PageStatus.STORED
+            replaced = [False] * len(dead)
+        self._confirm(
+            [(digest, ours) for (digest, _, ours), good in zip(dead, replaced, strict=True) if good]
+        )
+        # Where somebody else was faster, the next attempt sees whom.
+        faster = [digest for (digest, _, _), good in zip(dead, replaced, strict=True) if not good]
+        if faster:
+            self._later(faster)
+        result.update((digest, PageStatus.STORED) for digest, _, _ in dead)
+        return result
 
-    def _holds(self, existing: bytes, generation: int) -> bool:
-        """Does the record that is there stand, against one of ours?"""
+    def _holds(self, existing: bytes, generation: int, gone: dict[tuple[str, bytes], bool]) -> bool:
+        """Does the record that is there stand, against one of ours? ``gone``: what this batch knows of owners."""
         status = int(_native.decode_records([existing], "", generation)[0][0])
         if status == PageStatus.VERSION:
             return True  # not ours to judge
-        if status != PageStatus.HIT:
-            return False
-        info = _native.record_info(existing)
+        info = _native.record_info(existing) if status == PageStatus.HIT else None
         if info is None:
             return False
         for name, incarnation, *_ in info["replicas"]:
             if name == self._context.name:
                 continue  # an older record of ours: the page has moved, or we have restarted
-            if not self._context.peers.is_gone(name, incarnation):
+            if (name, incarnation) not in gone:
+                gone[name, incarnation] = self._context.peers.is_gone(name, incarnation)
+            if not gone[name, incarnation]:
                 return True
         return False
 
@@ -125,6 +142,9 @@ class Writer:
         self._context = context
         self._publisher = publisher
         self._reclaiming = threading.Lock()
+        stats = context.native.stats()
+        self._extents = int(stats["extents"])
+        self._move_bytes = int(stats["extent_bytes"]) // _MOVE_SHARE
 
     def put(
         self,
@@ -145,7 +165,7 @@ class Writer:
                 for row in np.flatnonzero(status == PageStatus.STORED).tolist():
                     status[row] = settled.get(batch.digests[row].tobytes(), PageStatus.STORED)
         context.count("put", status, batch.totals)
-        if context.native.stats()["free_extents"] < self.low_water:
+        if context.native.free_extents < self.low_water:
             context.wake.set()
         return status
 
@@ -171,7 +191,7 @@ class Writer:
     ) -> Statuses:
         """Makes room and tries again the pages that found none, in order."""
         full = np.flatnonzero(status == PageStatus.NO_SPACE)
-        rounds = int(self._context.native.stats()["extents"]) if len(full) else 0
+        rounds = self._extents
         while len(full) and rounds and not control.cancelled and not deadline.passed:
             rounds -= 1
             if not self.reclaim():
@@ -185,12 +205,7 @@ class Writer:
     @property
     def low_water(self) -> int:
         """Extents that upkeep keeps free, so that a put need not wait for the directory."""
-        extents = self._extents
-        return 0 if extents < 4 else max(2, extents // 16)
-
-    @property
-    def _extents(self) -> int:
-        return int(self._context.native.stats()["extents"])
+        return 0 if self._extents < 4 else max(2, self._extents // 16)
 
     def reclaim(self) -> bool:
         """Empties the coldest extent: its pages leave the directory before its memory is used again. False when none
@@ -200,10 +215,9 @@ class Writer:
             self._reclaiming.acquire()
         try:
             native = self._context.native
-            stats = native.stats()
-            if waited and stats["free_extents"] > 1:
+            if waited and native.free_extents > 1:
                 return True
-            started = native.begin_reclaim(stats["extent_bytes"] // _MOVE_SHARE)
+            started = native.begin_reclaim(self._move_bytes)
             if started is None:
                 return False
             extent, unpublish, moved = started

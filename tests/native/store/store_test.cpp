@@ -209,6 +209,7 @@ TEST_SUITE("protects:generation") {
         pool.store->clear(pool.space, 4);
         CHECK(pool.get(1, out) != PageStatus::HIT);
         CHECK(pool.find(1) != PageStatus::HIT);
+        CHECK(pool.put(1, in, nullptr, 3) == PageStatus::CLEARED);
         CHECK(pool.put(1, in, nullptr, 4) == PageStatus::STORED);
         CHECK(pool.record(1).generation == 4);
         CHECK(pool.get(1, out) == PageStatus::HIT);
