@@ -216,7 +216,7 @@ class Directory:
         try:
             self._sign_of_life(time.monotonic() + patience_s)
         except ConnectionError as error:  # DirectoryUnavailable
-            log.warning("%s", error)
+            log.warning("%s", str(error))  # the error itself would keep its frames alive with the record
 
     def _sign_of_life(self, deadline: float) -> None:
         core = self._core
