@@ -12,7 +12,7 @@ import numpy as np
 from tent_metadata import Directory
 
 from tent_core.engine import Engine
-from tent_core.metrics import Registry
+from tent_core.metrics import Counter, Registry
 from tent_core.store.batch import Digests, Memory, Statuses
 from tent_core.store.peers import Peers
 from tent_core.store.reason import PageStatus
@@ -80,6 +80,7 @@ class Context:
         self._dead_records: deque[tuple[bytes, bytes]] = deque(maxlen=_KEPT)
         self._hits: dict[tuple[str, bytes], list[Digests]] = {}
         self._hit_count = 0
+        self._counters: dict[tuple[str, int], Counter] = {}
 
     # ---- generations
 
@@ -140,11 +141,23 @@ class Context:
 
     def count(self, operation: str, status: Statuses, totals: Sequence[int] | Any = None) -> None:
         """Pages by status, and bytes moved."""
-        values, numbers = np.unique(status, return_counts=True)
-        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            self.metrics.counter("store.pages", op=operation, status=PageStatus(value).name.lower()).inc(
-                number
-            )
+        numbers = np.bincount(status)
+        for value in np.flatnonzero(numbers).tolist():
+            self._counter(operation, value).inc(int(numbers[value]))
         if totals is not None:
             moved = (status == PageStatus.HIT) | (status == PageStatus.STORED)
-            self.metrics.counter("store.bytes", op=operation).inc(int(totals[moved].sum()))
+            self._bytes(operation).inc(int(totals.sum() if moved.all() else totals[moved].sum()))
+
+    def _counter(self, operation: str, status: int) -> Counter:
+        found = self._counters.get((operation, status))
+        if found is None:
+            name = PageStatus(status).name.lower()
+            found = self.metrics.counter("store.pages", op=operation, status=name)
+            self._counters[operation, status] = found
+        return found
+
+    def _bytes(self, operation: str) -> Counter:
+        found = self._counters.get((operation, -1))
+        if found is None:
+            found = self._counters[operation, -1] = self.metrics.counter("store.bytes", op=operation)
+        return found

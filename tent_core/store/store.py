@@ -153,7 +153,7 @@ class PageStore:
         try:
             self.directory.put_node(self.node_name, self.engine.incarnation, self.engine.descriptor())
         except DirectoryUnavailable as error:
-            log.warning("%s; pages are misses until it returns", error)
+            log.warning("%s; pages are misses until it returns", str(error))
             self._context.lost_directory()
 
     # ---- names and memory

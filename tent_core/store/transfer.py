@@ -197,7 +197,7 @@ class Workers:
         try:
             status = operation(transfer._control)
         except TentError as error:  # most of the caller's mistakes were raised at submit already
-            log.warning("a submitted operation was refused: %s", error)
+            log.warning("a submitted operation was refused: %s", str(error))
             status = np.full(len(transfer._status), status_of_code(error.code), dtype=np.uint8)
         except Exception:
             log.exception("a submitted operation failed")

@@ -97,7 +97,7 @@ class Upkeep:
             context.directory.put_node(context.name, context.incarnation, context.engine.descriptor())
         except NameInUse as error:
             if not self._name_taken:
-                log.error("this node's pages cannot be found any more: %s", error)
+                log.error("this node's pages cannot be found any more: %s", str(error))
             self._name_taken = True
             return
         self._name_taken = False
