@@ -87,7 +87,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SglangSe
 @pytest.fixture(scope="session")
 def attached(servers: tuple[SglangServer, SglangServer]) -> Pair:
     pair = Pair(*servers, config=CONFIG)
-    pair.learn(range(12))
+    pair.learn(range(13))
     status, text = pair.first.attach("tent", CONFIG)
     assert status == 200, text
     return pair
