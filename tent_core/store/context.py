@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from tent_metadata import Directory
 
 from tent_core.engine import Engine
 from tent_core.metrics import Counter, Registry
-from tent_core.store.batch import Digests, Memory, Statuses
+from tent_core.store.batch import Digests, Memory, Statuses, Words
 from tent_core.store.peers import Peers
 from tent_core.store.reason import PageStatus
 
@@ -139,7 +139,7 @@ class Context:
 
     # ---- counting
 
-    def count(self, operation: str, status: Statuses, totals: Sequence[int] | Any = None) -> None:
+    def count(self, operation: str, status: Statuses, totals: Words | None = None) -> None:
         """Pages by status, and bytes moved."""
         numbers = np.bincount(status)
         for value in np.flatnonzero(numbers).tolist():
