@@ -8,20 +8,17 @@ was moved, and whether the answers agree by their log-probabilities.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from tent_core.cli import demo_text
 from tent_core.cli.demo_common import generated_model, same_logprobs
+from tent_core.cli.demo_report import Row, as_json, report, succeeded
 from tent_core.cli.progress import Progress
-from tent_core.cli.table import mega, rate, seconds, table
 from tent_core.cli.vllm_server import BLOCK_TOKENS, VllmServer
 from tent_core.errors import InvalidArgument
 
@@ -31,33 +28,16 @@ _MODEL_SIZE = "demo"
 _NEW_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Row:
-    """One conversation. Times are seconds to the first token."""
-
-    conversation: str
-    prompt_tokens: int
-    cold_s: float
-    recomputed_s: float
-    through_tent_s: float
-    pages_hit: int
-    bytes_moved: int
-    load_s: float
-    identical: bool
-    largest_logprob_difference: float
-
-
 def run(options: argparse.Namespace) -> int:
     """Runs the demo and prints its table, or JSON. 0 when every prefix came through TENT and every answer agreed."""
     python = _interpreter(options)
     with tempfile.TemporaryDirectory(prefix="tent-demo-") as folder:
         rows = _demonstrate(python, Path(folder))
-    good = all(row.identical and row.pages_hit for row in rows)
     if getattr(options, "json", False):
-        print(json.dumps({"engine": "vllm", "ok": good, "conversations": [asdict(row) for row in rows]}))
+        print(as_json("vllm", rows))
     else:
-        print(_report(rows))
-    return 0 if good else 1
+        print(report(rows, f"a block of {BLOCK_TOKENS} tokens"))
+    return 0 if succeeded(rows) else 1
 
 
 def _interpreter(options: argparse.Namespace) -> str:
@@ -130,39 +110,3 @@ def _loads(server: VllmServer) -> dict[str, float]:
         "bytes": server.metric("vllm:tent_bytes_total", direction="load"),
         "microseconds": server.metric("vllm:tent_microseconds_total", direction="load"),
     }
-
-
-def _report(rows: list[Row]) -> str:
-    head = [
-        "conversation",
-        "tokens",
-        "TTFT cold",
-        "recomputed",
-        "through TENT",
-        "faster",
-        "pages hit",
-        "moved",
-    ]
-    head += ["rate", "outputs identical"]
-    cells: list[list[Any]] = [
-        [
-            row.conversation,
-            str(row.prompt_tokens),
-            seconds(row.cold_s),
-            seconds(row.recomputed_s),
-            seconds(row.through_tent_s),
-            f"{row.recomputed_s / row.through_tent_s:.1f} x",
-            str(row.pages_hit),
-            mega(row.bytes_moved),
-            rate(row.bytes_moved, row.load_s),
-            f"{'yes' if row.identical else 'NO'} (logprobs differ by {row.largest_logprob_difference:.0e})",
-        ]
-        for row in rows
-    ]
-    notes = (
-        "TTFT: time to first token. cold: the first server, which has seen no more of the conversation than the\n"
-        "system prompt of the one before. recomputed, through TENT: the second server, the same prompt without and\n"
-        "with what the first one computed. A page is a block of "
-        f"{BLOCK_TOKENS} tokens, all layers."
-    )
-    return f"\n{table(head, cells)}\n\n{notes}"
