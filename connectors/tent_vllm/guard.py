@@ -37,8 +37,9 @@ class Guard:
 
     def fault(self, what: str, fault: BaseException) -> None:
         self.count(f"{what}.faults")
+        # As text: a handler that keeps its records would keep the error's frames, and the memory they refer to.
         self.warn(
-            f"{what}:{type(fault).__name__}", "%s failed, taken as a miss: %r", what, fault, trace=fault
+            f"{what}:{type(fault).__name__}", "%s failed, taken as a miss: %s", what, repr(fault), trace=fault
         )
 
     def count(self, name: str, by: int = 1) -> None:
