@@ -82,7 +82,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
             self._add_pool(name, host_pool)
         except Unsupported as refusal:
             self._refused[name] = str(refusal)
-            self._guard.warn(f"pool:{name}", "prompts that need pool %s will always miss: %s", name, refusal)
+            self._guard.warn(
+                f"pool:{name}", "prompts that need pool %s will always miss: %s", name, str(refusal)
+            )
 
     def on_host_pools_registered(self) -> None:
         """The first registrations are done. Raises Unsupported when a pool of this model cannot be served.

@@ -37,8 +37,10 @@ class Guard:
             return call()
         except Exception as fault:
             self.count(f"{what}.faults")
+            # As text: a handler that keeps its records would keep the error's frames, and the memory they refer to.
+            text = str(fault) or type(fault).__name__
             self.warn(
-                f"{what}:{type(fault).__name__}", "%s failed, taken as a miss: %s", what, fault, trace=fault
+                f"{what}:{type(fault).__name__}", "%s failed, taken as a miss: %s", what, text, trace=fault
             )
             return otherwise()
 
