@@ -484,8 +484,9 @@ py::bytes commit_request(uint64_t loan, uint32_t epoch, const py::bytes& space, 
 }
 
 void bind_messages(py::module_& m) {
-    m.def("lend_request",
-          [](uint64_t bytes, uint64_t largest) { return encoded(proto::LendRequest{bytes, largest}); });
+    m.def("lend_request", [](uint64_t bytes, uint64_t largest) {
+        return encoded(proto::LendRequest{bytes, largest});
+    });
     m.def("lent_reply", [](const py::bytes& body) {
         auto l = decoded<proto::Lent>(body);
         return py::make_tuple(l.code, l.loan, l.segment, l.extent, l.epoch, l.offset, l.length);

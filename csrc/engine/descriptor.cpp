@@ -75,7 +75,8 @@ Result<Descriptor> decode_descriptor(ByteView bytes) {
     }
     if (!r.done()) return {Code::protocol, "the node descriptor is cut short or has bytes left over"};
     bool good = good_text(d.cluster) && good_text(d.name) && good_text(d.host) && good_text(d.unix_name);
-    for (const RailAddress& rail : d.rails) good = good && good_text(rail.address.host) && good_text(rail.name);
+    for (const RailAddress& rail : d.rails)
+        good = good && good_text(rail.address.host) && good_text(rail.name);
     if (!good) return {Code::protocol, "the node descriptor holds a name that is no text"};
     return d;
 }

@@ -21,7 +21,8 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
     const proto::HandshakeResult& peer = stream->peer();
     OwnerSession* found = nullptr;
     for (auto& [id, s] : sessions_) {
-        if (s->session() == peer.session && s->peer().incarnation == peer.peer.incarnation && !s->over()) found = s.get();
+        if (s->session() == peer.session && s->peer().incarnation == peer.peer.incarnation && !s->over())
+            found = s.get();
     }
     if (found == nullptr) {
         if (peer.purpose != proto::Purpose::control) {
@@ -37,7 +38,8 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
     wake_at(0);
 }
 
-// ---- start and end ----------------------------------------------------------------------------------------------
+// ---- start and end
+// ----------------------------------------------------------------------------------------------
 
 Engine::Engine(const Settings& settings)
     : settings_(settings),
@@ -47,7 +49,9 @@ Engine::Engine(const Settings& settings)
     incarnation_ = random_id();
 }
 
-Engine::~Engine() { close(settings_.lease * 2); }
+Engine::~Engine() {
+    close(settings_.lease * 2);
+}
 
 Result<std::unique_ptr<Engine>> Engine::create(const Settings& settings) {
     install_fork_guard();
@@ -64,7 +68,8 @@ Status Engine::start() {
     int cores = static_cast<int>(std::thread::hardware_concurrency());
     int threads = settings_.copy_threads > 0 ? settings_.copy_threads : std::clamp(cores / 2, 1, 4);
     copier_ = std::make_unique<transport::shm::Copier>(threads, [this] {
-        if (!leading_.load(std::memory_order_relaxed) || std::this_thread::get_id() == thread_.get_id()) poller_.wake();
+        if (!leading_.load(std::memory_order_relaxed) || std::this_thread::get_id() == thread_.get_id())
+            poller_.wake();
     });
     door_ = std::make_unique<Door>(*this);
     memory_rail_ = sprayer_.add_rail({"memory", 4'000'000'000});
@@ -99,8 +104,10 @@ Status Engine::listen() {
                 if (k.address == address) i = k;
             }
             if (settings_.secret.empty() && !i.loopback) {
-                return {Code::auth_failed, "node.bind names " + address + ", but there is no cluster.secret: without one "
-                                           "TENT listens on loopback only. Set cluster.secret or cluster.secret_file"};
+                return {Code::auth_failed,
+                        "node.bind names " + address +
+                            ", but there is no cluster.secret: without one "
+                            "TENT listens on loopback only. Set cluster.secret or cluster.secret_file"};
             }
             use.push_back(i);
         }
@@ -193,7 +200,8 @@ Status Engine::usable() const {
     return Status::good();
 }
 
-// ---- who we are -------------------------------------------------------------------------------------------------
+// ---- who we are
+// -------------------------------------------------------------------------------------------------
 
 Id128 Engine::random_id() {
     Id128 id{};
@@ -240,10 +248,11 @@ RailId Engine::remote_rail(const std::string& node, const std::string& address) 
     return it->second;
 }
 
-// ---- peers ------------------------------------------------------------------------------------------------------
+// ---- peers
+// ------------------------------------------------------------------------------------------------------
 
-// Waits for something about peers. `settled` is asked with the loop token held, and never with the condition's mutex,
-// which finish() takes inside the token.
+// Waits for something about peers. `settled` is asked with the loop token held, and never with the
+// condition's mutex, which finish() takes inside the token.
 void Engine::wait_until(const std::function<bool()>& settled, Nanos timeout) {
     Nanos until = monotonic_now() + timeout;
     ++followers_;
@@ -264,8 +273,9 @@ Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
     Result<Descriptor> d = decode_descriptor(blob);
     if (!d.ok()) return d.status();
     if (d->cluster != settings_.cluster) {
-        return {Code::cluster_mismatch, "node '" + d->name + "' belongs to cluster '" + d->cluster + "', we to '" +
-                                            settings_.cluster + "': set the same cluster.id on both"};
+        return {Code::cluster_mismatch, "node '" + d->name + "' belongs to cluster '" + d->cluster +
+                                            "', we to '" + settings_.cluster +
+                                            "': set the same cluster.id on both"};
     }
     std::shared_ptr<Peer> peer;
     {
@@ -283,12 +293,14 @@ Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
         }
     }
     poller_.wake();
-    wait_until([&] { return peer->dead() || (peer->state() == PeerState::alive && peer->segments_fresh()); }, timeout);
+    wait_until([&] { return peer->dead() || (peer->state() == PeerState::alive && peer->segments_fresh()); },
+               timeout);
     std::lock_guard token(token_);
     if (peer->dead()) return peer->why_dead();
     if (peer->state() != PeerState::alive) {
-        Status why{Code::peer_unreachable, "node '" + peer->descriptor().name + "' did not answer in time" +
-                                               (peer->why_dead().ok() ? "" : " (" + peer->why_dead().message() + ")")};
+        Status why{Code::peer_unreachable,
+                   "node '" + peer->descriptor().name + "' did not answer in time" +
+                       (peer->why_dead().ok() ? "" : " (" + peer->why_dead().message() + ")")};
         peer->close(why);
         return why;
     }
@@ -368,7 +380,8 @@ void Engine::peer_changed(Peer& peer) {
     }
 }
 
-// ---- small public calls -----------------------------------------------------------------------------------------
+// ---- small public calls
+// -----------------------------------------------------------------------------------------
 
 void Engine::set_priority(Transfer& t, Priority priority) {
     std::lock_guard token(token_);
@@ -406,7 +419,8 @@ void Engine::want_callback(Transfer& t) {
 bool Engine::take_finished(std::vector<TransferId>& ids, Nanos timeout) {
     ids.clear();
     std::unique_lock lock(news_mutex_);
-    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout), [this] { return !finished_.empty() || stop_; });
+    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout),
+                      [this] { return !finished_.empty() || stop_; });
     ids.assign(finished_.begin(), finished_.end());
     finished_.clear();
     return !stop_;
@@ -415,7 +429,8 @@ bool Engine::take_finished(std::vector<TransferId>& ids, Nanos timeout) {
 bool Engine::take_notifications(std::vector<std::pair<std::string, Bytes>>& out, Nanos timeout) {
     out.clear();
     std::unique_lock lock(news_mutex_);
-    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout), [this] { return !notifications_.empty() || stop_; });
+    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout),
+                      [this] { return !notifications_.empty() || stop_; });
     for (auto& n : notifications_) out.push_back(std::move(n));
     notifications_.clear();
     return !stop_;

@@ -29,7 +29,8 @@ OwnerSession::~OwnerSession() = default;
 void OwnerSession::attach(std::unique_ptr<FrameStream> stream) {
     proto::Purpose purpose = stream->peer().purpose;
     if (purpose == proto::Purpose::control) {
-        if (Connection* old = control()) old->stream->close({Code::closed, "replaced by a newer control connection"});
+        if (Connection* old = control())
+            old->stream->close({Code::closed, "replaced by a newer control connection"});
         if (pid_ == 0) {
             ucred cred{};
             socklen_t size = sizeof cred;
@@ -71,7 +72,8 @@ OwnerSession::Connection* OwnerSession::control() {
     return nullptr;
 }
 
-void OwnerSession::answer(FrameStream& stream, FrameType type, AttemptId attempt, const Status& status, uint32_t piece) {
+void OwnerSession::answer(FrameStream& stream, FrameType type, AttemptId attempt, const Status& status,
+                          uint32_t piece) {
     Header h;
     h.type = type;
     h.attempt = attempt;
@@ -134,9 +136,12 @@ void OwnerSession::close(const std::string& why) {
     reads_.clear();
 }
 
-bool OwnerSession::over() const { return closed_ && pulls_.empty() && connections_.empty(); }
+bool OwnerSession::over() const {
+    return closed_ && pulls_.empty() && connections_.empty();
+}
 
-// ---- frames -----------------------------------------------------------------------------------------------------
+// ---- frames
+// -----------------------------------------------------------------------------------------------------
 
 void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body) {
     last_work_ = monotonic_now();
@@ -146,12 +151,18 @@ void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body)
         return;
     }
     switch (h.type) {
-        case FrameType::read: return on_read(stream, h, body);
-        case FrameType::revoke: return on_revoke(stream, h, body);
-        case FrameType::map: return on_map(stream, h);
-        case FrameType::pull: return on_pull(stream, h, body);
-        case FrameType::call: return on_call(stream, h, body);
-        case FrameType::notify: return on_notify(stream, h, body);
+        case FrameType::read:
+            return on_read(stream, h, body);
+        case FrameType::revoke:
+            return on_revoke(stream, h, body);
+        case FrameType::map:
+            return on_map(stream, h);
+        case FrameType::pull:
+            return on_pull(stream, h, body);
+        case FrameType::call:
+            return on_call(stream, h, body);
+        case FrameType::notify:
+            return on_notify(stream, h, body);
         case FrameType::echo:
             last_work_ -= kSecond;  // an echo is no work
             lease_.echoed(h.aux, boottime_now());
@@ -182,7 +193,8 @@ void OwnerSession::on_read(FrameStream& stream, const Header& h, ByteView body) 
     }
     Read r;
     uint32_t bad = kNoId;
-    Status s = reads_.contains(h.attempt) ? Status(Code::protocol, "attempt number used twice") : Status::good();
+    Status s =
+        reads_.contains(h.attempt) ? Status(Code::protocol, "attempt number used twice") : Status::good();
     if (s.ok()) s = engine_.registry().resolve(Op::read, pieces, r.pieces, bad);
     if (!s.ok()) {
         answer(stream, FrameType::read_fail, h.attempt, s, bad);
@@ -282,7 +294,8 @@ void OwnerSession::on_revoke(FrameStream& stream, const Header& h, ByteView body
 
 void OwnerSession::on_map(FrameStream& stream, const Header& h) {
     if (h.aux == UINT64_MAX) {
-        auto m = transport::shm::map_foreign(stream.take_descriptor(), sizeof(transport::shm::HazardPage), false);
+        auto m =
+            transport::shm::map_foreign(stream.take_descriptor(), sizeof(transport::shm::HazardPage), false);
         if (!m.ok()) {
             stream.close(m.status());
             return;
@@ -345,7 +358,8 @@ void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) 
     std::vector<LocalPiece> to;
     uint32_t bad = kNoId;
     Status s = engine_.registry().resolve(Op::write, pieces, to, bad);
-    if (s.ok() && (pid_ == 0 || !engine_.settings().pull)) s = {Code::unsupported, "the owner cannot read your memory"};
+    if (s.ok() && (pid_ == 0 || !engine_.settings().pull))
+        s = {Code::unsupported, "the owner cannot read your memory"};
     if (s.ok() && (!lease_.valid(boottime_now()) || !attempts_.admits(h.attempt))) {
         s = {Code::cancelled, "the attempt was given up"};
     }
@@ -389,11 +403,13 @@ void OwnerSession::on_job(transport::shm::CopyJob& job) {
         }
         waiting_revokes_.erase(waiting_revokes_.begin() + static_cast<std::ptrdiff_t>(i));
     }
-    if (Connection* c = control()) answer(*c->stream, FrameType::write_ack, attempt, job.status, job.bad_piece);
+    if (Connection* c = control())
+        answer(*c->stream, FrameType::write_ack, attempt, job.status, job.bad_piece);
 }
 
 void OwnerSession::on_call(FrameStream& stream, const Header& h, ByteView body) {
-    Result<Bytes> result = engine_.handle_call(peer_, static_cast<uint16_t>(std::min<uint64_t>(h.aux, UINT16_MAX)), body);
+    Result<Bytes> result =
+        engine_.handle_call(peer_, static_cast<uint16_t>(std::min<uint64_t>(h.aux, UINT16_MAX)), body);
     Header reply;
     reply.type = FrameType::reply;
     reply.attempt = h.attempt;
@@ -401,14 +417,17 @@ void OwnerSession::on_call(FrameStream& stream, const Header& h, ByteView body) 
         stream.send(reply, *result);
     } else {
         reply.code = static_cast<uint16_t>(result.status().code());
-        stream.send(reply, as_bytes(std::string_view(result.status().message()).substr(0, proto::kMaxMessage)));
+        stream.send(reply,
+                    as_bytes(std::string_view(result.status().message()).substr(0, proto::kMaxMessage)));
     }
 }
 
 void OwnerSession::on_notify(FrameStream& stream, const Header& h, ByteView body) {
-    // Numbers rise, and a control connection keeps their order: what is not above the last one was delivered already.
+    // Numbers rise, and a control connection keeps their order: what is not above the last one was delivered
+    // already.
     if (h.attempt > last_notification_) {
-        if (!engine_.deliver_notification(peer_.name, body)) return;  // no room: not confirmed, so it is sent again
+        if (!engine_.deliver_notification(peer_.name, body))
+            return;  // no room: not confirmed, so it is sent again
         last_notification_ = h.attempt;
     }
     Header reply;
@@ -417,14 +436,17 @@ void OwnerSession::on_notify(FrameStream& stream, const Header& h, ByteView body
     stream.send(reply);
 }
 
-// ---- landing ----------------------------------------------------------------------------------------------------
+// ---- landing
+// ----------------------------------------------------------------------------------------------------
 
-void OwnerSession::on_payload(FrameStream& stream, const Header& h, ByteView body, std::vector<LocalPiece>& landing) {
+void OwnerSession::on_payload(FrameStream& stream, const Header& h, ByteView body,
+                              std::vector<LocalPiece>& landing) {
     last_work_ = monotonic_now();
     Connection* c = of(stream);
     std::vector<proto::Piece> pieces;
     uint64_t total = 0;
-    if (c == nullptr || h.type != FrameType::write || !proto::decode_pieces(body, pieces, total) || total != h.payload) {
+    if (c == nullptr || h.type != FrameType::write || !proto::decode_pieces(body, pieces, total) ||
+        total != h.payload) {
         stream.close({Code::protocol, stream.name + ": a malformed write"});
         return;
     }
@@ -456,13 +478,16 @@ void OwnerSession::on_payload_end(FrameStream& stream, bool landed) {
         answer(stream, FrameType::write_ack, c->landing, Status::good());
         stream.flush();
     } else if (c->landing_revoked) {
-        answer(stream, FrameType::write_ack, c->landing, {Code::segment_gone, "the segment was unregistered"});
+        answer(stream, FrameType::write_ack, c->landing,
+               {Code::segment_gone, "the segment was unregistered"});
     }
     c->landing = 0;
     c->landing_revoked = false;
 }
 
-void OwnerSession::on_drained(FrameStream&) { serve(); }
+void OwnerSession::on_drained(FrameStream&) {
+    serve();
+}
 
 void OwnerSession::on_closed(FrameStream& stream, const Status&) {
     for (size_t i = 0; i < connections_.size(); ++i) {
@@ -476,12 +501,14 @@ void OwnerSession::on_closed(FrameStream& stream, const Status&) {
     }
 }
 
-// ---- revoking a grant -------------------------------------------------------------------------------------------
+// ---- revoking a grant
+// -------------------------------------------------------------------------------------------
 
 void OwnerSession::revoke_segment(SegmentId segment, const uint8_t* address, uint64_t length) {
     std::vector<AttemptId> cut;
     for (const auto& [attempt, r] : reads_) {
-        if (std::find(r.segments.begin(), r.segments.end(), segment) != r.segments.end()) cut.push_back(attempt);
+        if (std::find(r.segments.begin(), r.segments.end(), segment) != r.segments.end())
+            cut.push_back(attempt);
     }
     for (AttemptId a : cut) {
         uint64_t connection = reads_[a].connection;
@@ -495,7 +522,8 @@ void OwnerSession::revoke_segment(SegmentId segment, const uint8_t* address, uin
         if (c.stream->lands_in(address, length)) c.landing_revoked = true;
         if (c.stream->sends_from(address, length)) half_sent.push_back(c.stream.get());
     }
-    // A reply that is half sent cannot be completed with anything but wrong bytes: the connection goes instead.
+    // A reply that is half sent cannot be completed with anything but wrong bytes: the connection goes
+    // instead.
     for (FrameStream* s : half_sent) s->close({Code::segment_gone, "a segment was unregistered in mid-send"});
     for (auto& [attempt, p] : pulls_) {
         for (const auto& part : p.job->parts) {

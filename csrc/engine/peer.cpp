@@ -74,15 +74,19 @@ bool Peer::same_host() const {
     return engine_.settings().shm && !descriptor_.unix_name.empty() && descriptor_.host == engine_.host();
 }
 
-void Peer::start(Nanos now) { dial_control(now); }
+void Peer::start(Nanos now) {
+    dial_control(now);
+}
 
-// ---- the control connection -------------------------------------------------------------------------------------
+// ---- the control connection
+// -------------------------------------------------------------------------------------
 
 void Peer::dial_control(Nanos now) {
     next_control_dial_ = now + kRedial;
     bool by_unix = same_host();
     size_t ways = by_unix ? 1 : descriptor_.rails.size();
-    if (ways == 0) return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
+    if (ways == 0)
+        return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
     Result<transport::Dialled> d{Code::peer_unreachable, ""};
     std::string where = "unix socket";
     if (by_unix) {
@@ -97,10 +101,9 @@ void Peer::dial_control(Nanos now) {
         if (by_unix || ++refused_in_a_row_ >= 2 * ways) die(why_);
         return;
     }
-    control_ = std::make_unique<FrameStream>(engine_.poller(), std::move(d->fd), d->connecting,
-                                             proto::Handshake::Role::initiator,
-                                             handshake(this, proto::Purpose::control, 0), this,
-                                             transport::StreamLimits{});
+    control_ = std::make_unique<FrameStream>(
+        engine_.poller(), std::move(d->fd), d->connecting, proto::Handshake::Role::initiator,
+        handshake(this, proto::Purpose::control, 0), this, transport::StreamLimits{});
     control_->name = descriptor_.name + " (" + where + ")";
     control_->flush();
 }
@@ -117,10 +120,12 @@ void Peer::on_open(FrameStream& stream) {
             bool pull = engine_.settings().pull &&
                         can_read_memory(cred.pid, descriptor_.probe_address, descriptor_.incarnation);
             if (!pull && engine_.settings().pull) {
-                log(LogLevel::info, "peer '" + descriptor_.name +
-                                        "': process_vm_readv is not permitted; its private memory goes over TCP");
+                log(LogLevel::info,
+                    "peer '" + descriptor_.name +
+                        "': process_vm_readv is not permitted; its private memory goes over TCP");
             }
-            shm_ = std::make_unique<transport::shm::ShmChannel>(*this, engine_, engine_.copier(), cred.pid, pidfd_, pull);
+            shm_ = std::make_unique<transport::shm::ShmChannel>(*this, engine_, engine_.copier(), cred.pid,
+                                                                pidfd_, pull);
         }
     }
     state_ = PeerState::alive;
@@ -128,7 +133,8 @@ void Peer::on_open(FrameStream& stream) {
         was_alive_ = true;
         open_shm();
     }
-    // What was under way on the old control connection is asked again: revokes are idempotent, notifications numbered.
+    // What was under way on the old control connection is asked again: revokes are idempotent, notifications
+    // numbered.
     for (auto& [id, list] : revoking_) to_revoke_.insert(to_revoke_.end(), list.begin(), list.end());
     revoking_.clear();
     for (const auto& [id, bytes] : notifications_) {
@@ -193,7 +199,8 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             stream.send(echo);
             return;
         }
-        case FrameType::revoked: return on_revoked(h.attempt);
+        case FrameType::revoked:
+            return on_revoked(h.attempt);
         case FrameType::segment_table: {
             std::vector<proto::SegmentInfo> table;
             if (!proto::decode_segments(body, table)) {
@@ -212,9 +219,11 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             if (shm_) shm_->segment_gone(gone);
             return;
         }
-        case FrameType::mapped: return on_mapped(stream, h, body);
+        case FrameType::mapped:
+            return on_mapped(stream, h, body);
         case FrameType::write_ack: {
-            std::string text(reinterpret_cast<const char*>(body.data()), std::min(body.size(), proto::kMaxMessage));
+            std::string text(reinterpret_cast<const char*>(body.data()),
+                             std::min(body.size(), proto::kMaxMessage));
             auto piece = static_cast<uint32_t>(std::min<uint64_t>(h.aux, kNoId));
             if (shm_) shm_->on_pull_ended(h.attempt, code_from_wire(h.code), piece, std::move(text));
             return;
@@ -224,7 +233,9 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             if (it == calls_.end()) return;
             Code code = code_from_wire(h.code);
             std::string text;
-            if (code != Code::ok) text.assign(reinterpret_cast<const char*>(body.data()), std::min(body.size(), proto::kMaxMessage));
+            if (code != Code::ok)
+                text.assign(reinterpret_cast<const char*>(body.data()),
+                            std::min(body.size(), proto::kMaxMessage));
             it->second->finish({code, text}, code == Code::ok ? body : ByteView{});
             calls_.erase(it);
             return;
@@ -236,8 +247,8 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             die({Code::peer_dead, "node '" + descriptor_.name + "' closed: " +
                                       std::string(reinterpret_cast<const char*>(body.data()),
                                                   std::min(body.size(), proto::kMaxMessage))});
-            // The owner's session has ended before it said so: it receives nothing of ours any more. Only its copying
-            // threads may still be inside a pull, and it says whether any is.
+            // The owner's session has ended before it said so: it receives nothing of ours any more. Only its
+            // copying threads may still be inside a pull, and it says whether any is.
             fence(h.aux == 0);
             return;
         default:
@@ -259,7 +270,8 @@ void Peer::on_closed(FrameStream& stream, const Status& why) {
     bool final = c == Code::auth_failed || c == Code::cluster_mismatch || c == Code::version_mismatch ||
                  c == Code::stale_incarnation || c == Code::name_in_use;
     if (final) return die({c, "node '" + descriptor_.name + "': " + why.message()});
-    if (exited(pidfd_)) return die({Code::peer_dead, "the process of node '" + descriptor_.name + "' is gone"});
+    if (exited(pidfd_))
+        return die({Code::peer_dead, "the process of node '" + descriptor_.name + "' is gone"});
     why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + why.message()};
     // Refused or reset on every rail, twice: nobody listens there any more.
     size_t ways = same_host() ? 1 : std::max<size_t>(1, descriptor_.rails.size());
@@ -319,8 +331,8 @@ void Peer::tick(Nanos now, Nanos lease_now) {
     if (control_ && !control_->open() && now - control_->born() > engine_.settings().connect_timeout) {
         control_->close({Code::peer_unreachable, control_->name + ": no answer to the handshake in time"});
     }
-    // The rail that carries the control connection may be lost without a word. Tokens come four times a lease: another
-    // rail is tried before it runs out, so that one link's fault does not end the session.
+    // The rail that carries the control connection may be lost without a word. Tokens come four times a
+    // lease: another rail is tried before it runs out, so that one link's fault does not end the session.
     if (control_ && control_->open() && !same_host() && descriptor_.rails.size() > 1 &&
         now - control_->last_received() > engine_.settings().lease / 2) {
         control_->close({Code::link_failed, control_->name + ": silent for half a lease"});
@@ -343,10 +355,12 @@ bool Peer::quiet() const {
     return attempts_.empty() && channels && (!shm_ || shm_->quiet());
 }
 
-// ---- links ------------------------------------------------------------------------------------------------------
+// ---- links
+// ------------------------------------------------------------------------------------------------------
 
 bool Peer::any_link_up() const {
-    return std::any_of(links_.begin(), links_.end(), [](const Link& l) { return l.channel && l.channel->up(); });
+    return std::any_of(links_.begin(), links_.end(),
+                       [](const Link& l) { return l.channel && l.channel->up(); });
 }
 
 // Same-index pairs of rails: local i with remote i modulo their number.
@@ -371,8 +385,9 @@ void Peer::make_links() {
 }
 
 void Peer::dial(Link& l, Nanos now) {
-    auto channel = std::make_unique<transport::tcp::TcpChannel>(
-        engine_.poller(), l.route, l.local, &Peer::handshake, this, *this, static_cast<transport::Sink&>(engine_));
+    auto channel =
+        std::make_unique<transport::tcp::TcpChannel>(engine_.poller(), l.route, l.local, &Peer::handshake,
+                                                     this, *this, static_cast<transport::Sink&>(engine_));
     l.dial_backoff = std::clamp(l.dial_backoff * 2, kRedial, kRedialSlow);
     l.next_dial = now + l.dial_backoff;
     engine_.wake_at(l.next_dial);
@@ -405,7 +420,8 @@ std::vector<LinkId> Peer::links_for(const Transfer& t, Status& hopeless) {
     }
     bool by_shm = shm_ != nullptr;
     for (size_t i = 0; i < t.segment_.size(); ++i) {
-        auto it = std::find_if(segments_.begin(), segments_.end(), [&](const auto& s) { return s.id == t.segment_[i]; });
+        auto it = std::find_if(segments_.begin(), segments_.end(),
+                               [&](const auto& s) { return s.id == t.segment_[i]; });
         if (it == segments_.end()) continue;  // refused by the owner, by name
         by_shm = by_shm && shm_->reaches(*it, t.op_);
     }
@@ -494,7 +510,8 @@ void Peer::probe(LinkId id) {
     if (!l->probe) engine_.link_probe(id, false);
 }
 
-// ---- attempts ---------------------------------------------------------------------------------------------------
+// ---- attempts
+// ---------------------------------------------------------------------------------------------------
 
 Status Peer::post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
                   std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority) {
@@ -519,8 +536,12 @@ void Peer::revoke(AttemptId id) {
     if (it != attempts_.end()) it->second.channel->revoke(id);
 }
 
-void Peer::revoke_at_owner(Channel* channel, AttemptId attempt) { to_revoke_.push_back({channel, attempt}); }
-void Peer::forget_at_owner(AttemptId attempt) { to_forget_.push_back(attempt); }
+void Peer::revoke_at_owner(Channel* channel, AttemptId attempt) {
+    to_revoke_.push_back({channel, attempt});
+}
+void Peer::forget_at_owner(AttemptId attempt) {
+    to_forget_.push_back(attempt);
+}
 
 void Peer::send_revokes() {
     if (to_revoke_.empty() && to_forget_.empty()) return;
@@ -572,7 +593,8 @@ void Peer::fence(bool pulls_too) {
 }
 
 void Peer::call(uint16_t method, ByteView request, std::shared_ptr<Call> c) {
-    if (state_ != PeerState::alive || !control_) return c->finish(why_.ok() ? Status(Code::peer_unreachable, "not connected") : why_, {});
+    if (state_ != PeerState::alive || !control_)
+        return c->finish(why_.ok() ? Status(Code::peer_unreachable, "not connected") : why_, {});
     Header h;
     h.type = FrameType::call;
     h.attempt = next_request_++;
@@ -592,7 +614,9 @@ void Peer::notify(Bytes payload) {
 
 bool Peer::touches(const uint8_t* address, uint64_t length) const {
     for (const Link& l : links_) {
-        if ((l.channel && l.channel->touches(address, length)) || (l.probe && l.probe->touches(address, length))) return true;
+        if ((l.channel && l.channel->touches(address, length)) ||
+            (l.probe && l.probe->touches(address, length)))
+            return true;
     }
     for (const auto& c : retired_) {
         if (c->touches(address, length)) return true;

@@ -28,11 +28,12 @@ struct Call {
     void finish(Status s, ByteView bytes);
 };
 
-class Peer final : public transport::Session, public transport::StreamHandler,
+class Peer final : public transport::Session,
+                   public transport::StreamHandler,
                    public std::enable_shared_from_this<Peer> {
   public:
     struct Link {
-        LinkId id = kNoId;           // kNoId until it came up for the first time
+        LinkId id = kNoId;  // kNoId until it came up for the first time
         RailId local = 0, remote = 0;
         std::string name;
         transport::tcp::Route route;
@@ -53,7 +54,7 @@ class Peer final : public transport::Session, public transport::StreamHandler,
     ~Peer() override;
 
     void start(Nanos now);
-    void close(const Status& why);   // orderly, by us
+    void close(const Status& why);  // orderly, by us
     void tick(Nanos now, Nanos lease_now);
     void flush();
     bool dead() const { return state_ == PeerState::dead; }
@@ -68,7 +69,8 @@ class Peer final : public transport::Session, public transport::StreamHandler,
     transport::shm::ShmChannel* shm() { return shm_.get(); }
     bool quiet() const;
 
-    // Links that reach every segment of the transfer; dials what is missing. Empty: none yet (`hopeless` says never).
+    // Links that reach every segment of the transfer; dials what is missing. Empty: none yet (`hopeless` says
+    // never).
     std::vector<LinkId> links_for(const Transfer& transfer, Status& hopeless);
     Status post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
                 std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority);
@@ -149,7 +151,8 @@ class Peer final : public transport::Session, public transport::StreamHandler,
     std::vector<AttemptId> to_forget_;
     std::map<uint64_t, std::vector<Revoke>> revoking_;
     std::map<uint64_t, std::shared_ptr<Call>> calls_;
-    std::map<uint64_t, Bytes> notifications_;  // sent, not yet confirmed: sent again on a new control connection
+    std::map<uint64_t, Bytes>
+        notifications_;  // sent, not yet confirmed: sent again on a new control connection
 };
 
 }  // namespace tent::engine
