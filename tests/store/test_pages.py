@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,8 +140,19 @@ def test_a_full_queue_refuses_and_does_not_block(open_store: Open) -> None:
     workers = client.store._workers
     assert workers is not None
     gate = threading.Event()
+    taken = threading.Semaphore(0)
+
+    def hold(control: object) -> Any:
+        taken.release()
+        gate.wait(20)
+        return np.zeros(1, dtype=np.uint8)
+
+    # Every worker holds one operation before the queue is filled, so that none makes room afterwards.
+    for _ in range(len(workers._threads)):
+        workers.submit(1, hold)
+    assert all(taken.acquire(timeout=20) for _ in range(len(workers._threads)))
     for _ in range(300):
-        workers.submit(1, lambda control: (gate.wait(20), np.zeros(1, dtype=np.uint8))[1])
+        workers.submit(1, hold)
     put = client.store.submit_put(client.space, names(2), client.addresses(2), client.size)
     assert put.done
     assert all_are(put.status, PageStatus.REFUSED)
