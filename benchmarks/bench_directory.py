@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import redis
-from tent_metadata import open_directory, plain_url
 
 from tent_core.config import load_config
 from tent_core.store import PageStore
+from tent_metadata import open_directory, plain_url
 
 from .common import Report, interleave
 

@@ -28,11 +28,12 @@ class HostPool:
         self.pool = pool
         # A page's host indices: one for each token slot that its rank holds, or one a page for state pools.
         self.entries = int(getattr(pool, "logical_page_size", None) or getattr(pool, "page_size", 1) or 1)
+        self.part_lengths = self._measure()
+        self.page_bytes = int(self.part_lengths.sum())
+        # Only now: a pool that was refused is not kept by anyone, and its memory may go.
         for span in buffer_spans(pool):
             if span not in registered:
                 registered[span] = store.register(span)
-        self.part_lengths = self._measure()
-        self.page_bytes = int(self.part_lengths.sum())
         self.namespace: Any = None  # set by the backend, once it knows `part_lengths`
 
     def _measure(self) -> Addresses:

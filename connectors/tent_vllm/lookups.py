@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tent_core.store.reason import PageStatus
 
 from .guard import Guard

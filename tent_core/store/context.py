@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from tent_metadata import Directory
 
 from tent_core.engine import Engine
 from tent_core.metrics import Counter, Registry
 from tent_core.store.batch import Digests, Memory, Statuses, Words
 from tent_core.store.peers import Peers
 from tent_core.store.reason import PageStatus
+from tent_metadata import Directory
 
 __all__ = ["Context", "Deadline"]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
-from tent_metadata import Directory
-
 from tent_core import _native
 from tent_core.engine import Engine, Peer
 from tent_core.errors import DirectoryUnavailable, TentError
 from tent_core.store.reason import PageStatus, status_of_code
+from tent_metadata import Directory
 
 __all__ = ["Peers"]
 

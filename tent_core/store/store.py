@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from tent_metadata import Directory, open_directory
 
 from tent_core import _native
 from tent_core.config import Config, load_config
@@ -31,6 +30,7 @@ from tent_core.store.remote import RemoteWriter
 from tent_core.store.transfer import Control, StoreTransfer, Workers
 from tent_core.store.upkeep import Upkeep
 from tent_core.store.writer import Publisher, Writer
+from tent_metadata import Directory, open_directory
 
 __all__ = ["PageStore"]
 

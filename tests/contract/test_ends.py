@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, PeerGone, PeerProcess, pattern, until
 from support.reach import World
-
 from tent_core import Engine, Intent
 from tent_core.errors import Closed, Forked, PeerDead, PeerUnreachable, SegmentGone, TentError
 

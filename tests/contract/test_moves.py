@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+
 from support.peers import digest_of, pattern
 from support.reach import World, networks
-
 from tent_core import Engine
 
 MiB = 1 << 20

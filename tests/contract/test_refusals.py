@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, digest_of, pattern
 from support.reach import World
-
 from tent_core import Engine, Intent, _native
 from tent_core.errors import (
     CheckFailed,

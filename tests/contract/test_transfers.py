@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, digest_of, pattern, until
 from support.reach import World
-
 from tent_core import Intent, Transfer
 from tent_core.errors import Cancelled, DeadlineExceeded, InvalidArgument
 

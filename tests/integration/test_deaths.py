@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, PeerGone, PeerProcess, pattern, until
 from support.relay import Rewritten
-
 from tent_core import Engine, Intent
 from tent_core.errors import PeerDead, PeerUnreachable, StaleIncarnation, TentError
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, PeerProcess, pattern, until
 from support.relay import Relay, Rewritten, rewrite
-
 from tent_core import Engine, Intent
 from tent_core.errors import Cancelled, SegmentGone
 

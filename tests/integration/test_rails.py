@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, PeerProcess, digest_of, pattern, until
 from support.relay import Relay, Rewritten, rewrite
-
 from tent_core import Engine, Intent
 
 RAILS = ["127.0.0.1", "127.0.0.2"]

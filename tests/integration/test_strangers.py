@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
 from support.peers import PATIENCE, PeerProcess, pattern, until
 from support.raw import CODES, CONTROL, DATA, FRAMES, RawPeer, hello, message, piece
 from support.relay import Rewritten
-
 from tent_core import Engine
 from tent_core.errors import (
     AuthFailed,

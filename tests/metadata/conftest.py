@@ -21,6 +21,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
 from tent_metadata import Directory, open_directory
 from tent_metadata.embedded import binary
 

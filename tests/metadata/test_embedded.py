@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 import redis
-from tent_metadata import Directory, embedded_secret, open_directory, plain_url
-from tent_metadata.embedded import binary, member
 
 from tent_core.errors import ConfigError, DirectoryUnavailable
+from tent_metadata import Directory, embedded_secret, open_directory, plain_url
+from tent_metadata.embedded import binary, member
 
 NAMESPACE = bytes(range(16))
 DIGEST = b"\xab" * 16

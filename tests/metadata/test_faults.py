@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tent_metadata import Directory, open_directory
 
 from tent_core.errors import AuthFailed, Closed, ConfigError, DirectoryUnavailable, Forked, PermissionDenied
+from tent_metadata import Directory, open_directory
 
 NAMESPACE = bytes(range(16))
 DIGEST = b"\xab" * 16

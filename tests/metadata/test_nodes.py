@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tent_metadata import Directory
 
 from tent_core.errors import NameInUse, SegmentGone
+from tent_metadata import Directory
 
 ONE, TWO = b"1" * 16, b"2" * 16
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tent_metadata import Directory
 
 from tent_core.errors import InvalidArgument
+from tent_metadata import Directory
 
 NAMESPACE = bytes(range(16))
 KINDS = ("standalone", "cluster")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tent_metadata import resp
 from tent_metadata.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_LIMIT_S, Breaker
 from tent_metadata.cluster import slot_of_bucket

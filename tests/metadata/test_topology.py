@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import redis
-from tent_metadata import Directory
-from tent_metadata.cluster import slot_of_bucket
 
 from tent_core.errors import DirectoryUnavailable
+from tent_metadata import Directory
+from tent_metadata.cluster import slot_of_bucket
 
 NAMESPACE = bytes(range(16))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tent_metadata import redacted
-from tent_metadata.url import Endpoint, parse_url
 
 from tent_core.errors import ConfigError
+from tent_metadata import redacted
+from tent_metadata.url import Endpoint, parse_url
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import types
 
 import numpy as np
 import pytest
-from tent_sglang.backend import TentHiCacheStorage
 
 from tent_core.config import load_config
 from tent_core.errors import ConfigError, Unsupported
 from tent_core.store import PageStore
+from tent_sglang.backend import TentHiCacheStorage
 
 PAGE, LAYERS, ROW = 16, 3, 256
 SLOTS = 16 * PAGE

@@ -7,6 +7,7 @@ import types
 from typing import Any
 
 import pytest
+
 from tent_sglang.identity import model_fields, namespace_fields, weights_digest
 
 

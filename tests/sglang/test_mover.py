@@ -6,12 +6,12 @@ import threading
 import types
 
 import numpy as np
-from tent_sglang.guard import Guard
-from tent_sglang.mover import Mover
-from tent_sglang.settings import Settings
 
 from tent_core.store import PageStatus
 from tent_core.store.transfer import Control, Workers
+from tent_sglang.guard import Guard
+from tent_sglang.mover import Mover
+from tent_sglang.settings import Settings
 
 
 def test_it_is_cut_short_and_what_came_before_counts():

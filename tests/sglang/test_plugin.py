@@ -9,6 +9,7 @@ import threading
 import types
 
 import pytest
+
 from tent_sglang import plugin
 
 

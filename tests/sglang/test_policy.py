@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from tent_sglang.policy import boundary, leading, restorable_all, restorable_trailing
 
 PATTERNS = [np.array(bits, dtype=np.bool_) for n in range(7) for bits in itertools.product((0, 1), repeat=n)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tent_sglang.plugin import DYNAMIC_LOADER
-from tent_sglang.settings import Settings, split_extra_config
 
 from tent_core.errors import ConfigError
+from tent_sglang.plugin import DYNAMIC_LOADER
+from tent_sglang.settings import Settings, split_extra_config
 
 
 def test_nothing_given_is_the_defaults():

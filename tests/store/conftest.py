@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.stores import Open, Server
 
+from support.stores import Open, Server
 from tent_core.store import PageStore
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.stores import Server
 
 SECONDS = float(os.environ.get("TENT_TEST_STORE_SECONDS", "8"))

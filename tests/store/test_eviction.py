@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.stores import Client, Open, Server, all_are, names, wait_for
 
+from support.stores import Client, Open, Server, all_are, names, wait_for
 from tent_core.store import PageStatus
 
 

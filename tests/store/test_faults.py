@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.stores import Client, Open, Server, all_are, names, wait_for
 
+from support.stores import Client, Open, Server, all_are, names, wait_for
 from tent_core import _native
 from tent_core.store import PageStatus
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.stores import Client, Open, all_are, names, page, wait_for
 
+from support.stores import Client, Open, all_are, names, page, wait_for
 from tent_core.errors import Closed, Forked, InvalidArgument, OutOfRange, Unregistered
 from tent_core.store import Namespace, PageStatus, StoreTransfer
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import redis
-from tent_metadata.embedded import binary
 
 from tent_core.store import Namespace, PageStatus, PageStore
+from tent_metadata.embedded import binary
 
 PATIENCE_S = 20.0
 Statuses = npt.NDArray[np.uint8]

@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 import pytest
-from tent_vllm import handle as handles
-from tent_vllm.handle import StoreHandle
 
 from tent_core.config import Config, load_config
 from tent_core.errors import AuthFailed, ConfigError, DirectoryUnavailable
+from tent_vllm import handle as handles
+from tent_vllm.handle import StoreHandle
 
 
 class Store:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tensors import Tensor
-from tent_vllm.layout import page_layout
 
+from support.tensors import Tensor
 from tent_core.errors import Unsupported
+from tent_vllm.layout import page_layout
 
 
 def read(layout: Any, block: int) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tent_core.store.reason import PageStatus
 from tent_vllm.guard import Guard
 from tent_vllm.lookups import LookupService

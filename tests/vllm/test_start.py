@@ -8,11 +8,11 @@ import types
 from typing import Any
 
 import pytest
+
+from tent_core.errors import ConfigError, Unsupported
 from tent_vllm import plugin
 from tent_vllm.identity import check_supported
 from tent_vllm.settings import Settings, split_extra_config
-
-from tent_core.errors import ConfigError, Unsupported
 
 WITHOUT_VLLM = """
 import sys

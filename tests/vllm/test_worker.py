@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.tensors import Tensor
 from tent_core.store.reason import PageStatus
 from tent_vllm.guard import Guard
