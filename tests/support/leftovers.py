@@ -33,32 +33,59 @@ def _parent_and_start(pid: int) -> tuple[int, str, str] | None:
     return (int(fields[1]), fields[0], fields[19]) if len(fields) > 19 else None
 
 
+def _is_ours(pid: str, run: str) -> bool:
+    facts = _parent_and_start(int(pid))
+    if facts is None:
+        return False
+    marked = f"{RUN_VARIABLE}={run}".encode() in _bytes(f"/proc/{pid}/environ").split(b"\0")
+    return marked or facts[0] == os.getpid()
+
+
 def _processes(run: str) -> set[tuple[str, str]]:
-    marker = f"{RUN_VARIABLE}={run}".encode()
     found = set()
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+        if not name.isdigit() or int(name) == os.getpid() or not _is_ours(name, run):
             continue
-        facts = _parent_and_start(int(name))
-        if facts is None:
-            continue
-        parent, state, start = facts
-        ours = parent == os.getpid() or marker in _bytes(f"/proc/{name}/environ").split(b"\0")
         command = _bytes(f"/proc/{name}/cmdline")
-        if ours and not any(helper in command for helper in _HELPERS):
-            shown = command.replace(b"\0", b" ").decode(errors="replace").strip() or f"(state {state})"
-            found.add((f"process {name}/{start}", shown[:200]))
+        facts = _parent_and_start(int(name))
+        if facts is None or any(helper in command for helper in _HELPERS):
+            continue
+        shown = command.replace(b"\0", b" ").decode(errors="replace").strip() or f"(state {facts[1]})"
+        found.add((f"process {name}/{facts[2]}", shown[:200]))
     return found
 
 
-def _unix_sockets() -> set[tuple[str, str]]:
-    """Listening unix sockets that have tent in their name, abstract ones included."""
-    found = set()
+def _held_sockets(pid: str) -> set[str]:
+    """Inodes of the sockets that a process has open."""
+    held = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("socket:["):
+                held.add(target[len("socket:[") : -1])
+    except OSError:
+        pass  # it ended meanwhile
+    return held
+
+
+def _unix_sockets(run: str) -> set[tuple[str, str]]:
+    """Listening unix sockets of this run that have tent in their name, abstract ones included.
+
+    A listening socket lives as long as a process holds it, so those of other runs on this machine are told apart by
+    who holds them.
+    """
+    listening = {}
     for line in _bytes("/proc/net/unix").decode(errors="replace").splitlines()[1:]:
         parts = line.split(maxsplit=7)
         if len(parts) == 8 and "tent" in parts[7] and int(parts[3], 16) & 0x10000:
-            found.add((f"unix socket {parts[7]}", f"inode {parts[6]}"))
-    return found
+            listening[parts[6]] = parts[7]
+    if not listening:
+        return set()
+    held: set[str] = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (int(name) == os.getpid() or _is_ours(name, run)):
+            held |= _held_sockets(name)
+    return {(f"unix socket {listening[inode]}", f"inode {inode}") for inode in held & set(listening)}
 
 
 def _files(folder: Path) -> set[tuple[str, str]]:
@@ -84,7 +111,7 @@ def _descriptors() -> set[tuple[str, str]]:
 
 def snapshot(run: str, runtime: Path, *, descriptors: bool) -> set[tuple[str, str]]:
     """All that is there now, as (identity, description) pairs."""
-    found = _processes(run) | _unix_sockets() | _files(runtime)
+    found = _processes(run) | _unix_sockets(run) | _files(runtime)
     for path in Path("/dev/shm").glob("*tent*"):
         found.add((f"shared memory {path}", ""))
     if descriptors:
