@@ -17,6 +17,7 @@ enum class Protection : uint8_t {
     generation,
     token,
     bounds,
+    quarantine,
     count
 };
 

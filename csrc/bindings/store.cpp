@@ -101,12 +101,28 @@ std::shared_ptr<Store> create(uint64_t address, uint64_t bytes, uint64_t extent,
     return *made;
 }
 
+// The store as the engine's sessions see it. Its bookkeeping may outlive the memory it is about.
+class StoreLender final : public engine::Lender {
+  public:
+    explicit StoreLender(std::shared_ptr<Store> s) : store_(std::move(s)) {}
+    bool may_write(const WriterId& writer, uint64_t offset, uint64_t length) const override {
+        return store_->may_write(writer, offset, length);
+    }
+    uint64_t loans_ended() const override { return store_->loans_ended(); }
+    void writer_lost(const WriterId& writer) override { store_->writer_lost(writer); }
+    void writer_gone(const WriterId& writer) override { store_->writer_gone(writer); }
+    Result<Bytes> call(const WriterId& caller, uint16_t method, ByteView request) override {
+        return store::serve_call(*store_, caller, method, request, boottime_now());
+    }
+
+  private:
+    std::shared_ptr<Store> store_;
+};
+
 // The owner's side: peers' calls are answered natively, copies are spread over the engine's threads.
 void attach(const std::shared_ptr<Store>& s, const EngineHandle& h) {
     s->set_executor(executor_of(h.engine));
-    h.engine->set_call_handler([s](const proto::Identity& peer, uint16_t method, ByteView request) {
-        return store::serve_call(*s, peer.incarnation, method, request, boottime_now());
-    });
+    check(h.engine->set_lender(s->config().segment, std::make_shared<StoreLender>(s)));
 }
 
 py::tuple put(Store& s, const py::bytes& space, uint64_t generation, const Digests& digests,
@@ -273,8 +289,6 @@ void bind_native_store(py::module_& m) {
         .def("wake", &Store::wake, py::call_guard<py::gil_scoped_release>())
         .def("begin_reclaim", &begin_reclaim)
         .def("finish_reclaim", &Store::finish_reclaim, py::call_guard<py::gil_scoped_release>())
-        .def("writer_lost", [](Store& s, const py::bytes& writer) { s.writer_lost(id_of(writer)); })
-        .def("writer_gone", [](Store& s, const py::bytes& writer) { s.writer_gone(id_of(writer)); })
         .def("rebuild", &Store::rebuild, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("free_extents", &Store::free_extents)
         .def("stats", &stats);

@@ -169,6 +169,7 @@ Status Engine::unregister(SegmentId id, Nanos timeout) {
         {
             std::lock_guard token(token_);
             if (segment_idle(*s)) {
+                if (lender_ == s->lender) lender_.reset();
                 registry_.remove(id);
                 return Status::good();
             }

@@ -347,14 +347,13 @@ Result<Bytes> Engine::call(Peer& peer, uint16_t method, ByteView request, Nanos 
     return std::move(c->reply);
 }
 
-void Engine::set_call_handler(CallHandler handler) {
+Status Engine::set_lender(SegmentId segment, std::shared_ptr<Lender> lender) {
     std::lock_guard token(token_);
-    call_handler_ = std::move(handler);
-}
-
-Result<Bytes> Engine::handle_call(const proto::Identity& peer, uint16_t method, ByteView request) {
-    if (!call_handler_) return {Code::unsupported, "this node has no page store"};
-    return call_handler_(peer, method, request);
+    std::shared_ptr<Segment> s = registry_.find(segment);
+    if (!s) return {Code::segment_gone, "there is no segment " + std::to_string(segment)};
+    s->lender = lender;
+    lender_ = std::move(lender);
+    return Status::good();
 }
 
 bool Engine::deliver_notification(const std::string& peer, ByteView bytes) {

@@ -47,11 +47,6 @@ class Engine final : public transport::Sink {
         std::string name;
         bool loopback = false;
     };
-    // Answers a peer's call (store messages). Loop token held: quick, no blocking, no call back into the
-    // engine.
-    using CallHandler =
-        std::function<Result<Bytes>(const proto::Identity& peer, uint16_t method, ByteView request)>;
-
     // Listens and starts the threads. port_in_use, invalid_argument, no_memory.
     static Result<std::unique_ptr<Engine>> create(const Settings& settings);
     ~Engine() override;
@@ -78,7 +73,9 @@ class Engine final : public transport::Sink {
     std::vector<proto::SegmentInfo> segments_of(Peer& peer, Nanos timeout);  // asks the owner again
     PeerState state_of(Peer& peer);
     Result<Bytes> call(Peer& peer, uint16_t method, ByteView request, Nanos timeout);
-    void set_call_handler(CallHandler handler);
+    // Peers' writes to this segment are limited to what the lender lends, and their calls are the lender's to
+    // answer. Before anyone else knows of the segment. segment_gone.
+    Status set_lender(SegmentId segment, std::shared_ptr<Lender> lender);
 
     // Checks and starts an intent. `will_wait`: the caller goes on to wait() at once (it copies itself then).
     Result<std::shared_ptr<Transfer>> submit(const Intent& intent, bool will_wait);
@@ -119,7 +116,7 @@ class Engine final : public transport::Sink {
     void link_probe(LinkId link, bool good);
     void peer_changed(Peer& peer);
     void peer_died(Peer& peer);
-    Result<Bytes> handle_call(const proto::Identity& peer, uint16_t method, ByteView request);
+    Lender* lender() { return lender_.get(); }
     bool deliver_notification(const std::string& peer, ByteView bytes);
 
     // transport::Sink
@@ -191,7 +188,7 @@ class Engine final : public transport::Sink {
     Destinations destinations_;
     TransferId next_transfer_ = 1;
     Counters counters_;
-    CallHandler call_handler_;
+    std::shared_ptr<Lender> lender_;
 
     std::vector<proto::Piece> pieces_;  // scratch of post()
     std::vector<transport::LocalPiece> local_;

@@ -59,7 +59,12 @@ void Engine::tick(Nanos now) {
     door_->tick(now);
     for (auto it = sessions_.begin(); it != sessions_.end();) {
         it->second->tick(now, lease_now);
-        it = it->second->over() ? sessions_.erase(it) : std::next(it);
+        if (it->second->over()) {
+            if (lender_) lender_->writer_gone(it->second->writer());
+            it = sessions_.erase(it);
+        } else {
+            ++it;
+        }
     }
     for (size_t i = 0; i < peers_.size(); ++i) {
         auto p = peers_[i];

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "base/switches.h"
 #include "engine/engine.h"
 
 namespace tent::engine {
@@ -20,7 +21,7 @@ OwnerSession::OwnerSession(Engine& engine, uint64_t id, const proto::HandshakeRe
     : engine_(engine),
       id_(id),
       peer_(peer.peer),
-      session_(peer.session),
+      writer_{peer.peer.incarnation, peer.session},
       lease_(engine.settings().lease, boottime_now()),
       responder_(std::max<uint64_t>(engine.settings().slice_min, 1 << 20)) {}
 
@@ -134,10 +135,25 @@ void OwnerSession::close(const std::string& why) {
     for (auto& [id, p] : pulls_) p.job->cancelled.store(true);
     responder_.drop_session(id_);
     reads_.clear();
+    if (Lender* lender = engine_.lender()) lender->writer_lost(writer_);
 }
 
 bool OwnerSession::over() const {
-    return closed_ && pulls_.empty() && connections_.empty();
+    return closed_ && pulls_.empty() && connections_.empty() && writer_gone();
+}
+
+// Of a closed session. A process that holds a writable mapping of ours may be inside a copy whatever became
+// of its connections: a stopped one wakes, a forked child holds sockets open. Only its end, or its word, is a
+// proof.
+bool OwnerSession::writer_gone() const {
+    if (!wrote_here_ || peer_quiet_ || !protection_on(Protection::quarantine)) return true;
+    return exited();
+}
+
+bool OwnerSession::exited() const {
+    if (!pidfd_) return false;
+    pollfd p{pidfd_.get(), POLLIN, 0};
+    return poll(&p, 1, 0) > 0;
 }
 
 // ---- frames
@@ -177,6 +193,7 @@ void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body)
             return;
         }
         case FrameType::bye:
+            peer_quiet_ = h.aux == 0;
             close("the peer closed the session");
             return;
         default:
@@ -195,7 +212,7 @@ void OwnerSession::on_read(FrameStream& stream, const Header& h, ByteView body) 
     uint32_t bad = kNoId;
     Status s =
         reads_.contains(h.attempt) ? Status(Code::protocol, "attempt number used twice") : Status::good();
-    if (s.ok()) s = engine_.registry().resolve(Op::read, pieces, r.pieces, bad);
+    if (s.ok()) s = engine_.registry().resolve(writer_, Op::read, pieces, r.pieces, bad);
     if (!s.ok()) {
         answer(stream, FrameType::read_fail, h.attempt, s, bad);
         return;
@@ -322,6 +339,14 @@ void OwnerSession::on_map(FrameStream& stream, const Header& h) {
     } else if (!region && extent >= segment->memory.extents.size()) {
         code = Code::out_of_range;
         message = "segment '" + segment->name + "' has no such extent";
+    } else if (write && !pidfd_) {
+        code = Code::unsupported;
+        message = "your process cannot be watched from here: memory is not given out for writing";
+    } else if (uint64_t start = extent * segment->extent_bytes();
+               write &&
+               !segment->lends(writer_, start, std::min(segment->extent_bytes(), segment->length - start))) {
+        code = Code::permission_denied;
+        message = "segment '" + segment->name + "': extent " + std::to_string(extent) + " is not lent to you";
     }
     UniqueFd ro;
     if (code == Code::ok) {
@@ -339,6 +364,7 @@ void OwnerSession::on_map(FrameStream& stream, const Header& h) {
                 }
             }
             if (code == Code::ok) fds.push_back(write ? fd.get() : ro.get());
+            wrote_here_ |= code == Code::ok && write;
         }
     }
     reply.code = static_cast<uint16_t>(code);
@@ -357,9 +383,14 @@ void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) 
     }
     std::vector<LocalPiece> to;
     uint32_t bad = kNoId;
-    Status s = engine_.registry().resolve(Op::write, pieces, to, bad);
+    Status s = engine_.registry().resolve(writer_, Op::write, pieces, to, bad);
     if (s.ok() && (pid_ == 0 || !engine_.settings().pull))
         s = {Code::unsupported, "the owner cannot read your memory"};
+    // Nothing asks a copy under way whether the loan still holds.
+    for (const proto::Piece& p : pieces) {
+        if (s.ok() && engine_.registry().find(p.segment)->lender)
+            s = {Code::unsupported, "what is lent is written by its writer, not pulled"};
+    }
     if (s.ok() && (!lease_.valid(boottime_now()) || !attempts_.admits(h.attempt))) {
         s = {Code::cancelled, "the attempt was given up"};
     }
@@ -408,8 +439,11 @@ void OwnerSession::on_job(transport::shm::CopyJob& job) {
 }
 
 void OwnerSession::on_call(FrameStream& stream, const Header& h, ByteView body) {
+    Lender* lender = engine_.lender();
     Result<Bytes> result =
-        engine_.handle_call(peer_, static_cast<uint16_t>(std::min<uint64_t>(h.aux, UINT16_MAX)), body);
+        lender != nullptr
+            ? lender->call(writer_, static_cast<uint16_t>(std::min<uint64_t>(h.aux, UINT16_MAX)), body)
+            : Result<Bytes>(Status(Code::unsupported, "this node has no page store"));
     Header reply;
     reply.type = FrameType::reply;
     reply.attempt = h.attempt;
@@ -452,8 +486,16 @@ void OwnerSession::on_payload(FrameStream& stream, const Header& h, ByteView bod
     }
     c->landing = h.attempt;
     c->landing_revoked = false;
+    c->loaned.clear();
+    if (Lender* lender = engine_.lender()) {
+        c->loans_ended = lender->loans_ended();
+        for (const proto::Piece& p : pieces) {
+            auto segment = engine_.registry().find(p.segment);
+            if (segment && segment->lender) c->loaned.push_back(p);
+        }
+    }
     uint32_t bad = kNoId;
-    Status s = engine_.registry().resolve(Op::write, pieces, landing, bad);
+    Status s = engine_.registry().resolve(writer_, Op::write, pieces, landing, bad);
     if (s.ok() && !attempts_.admits(h.attempt)) {
         landing.clear();  // given up before it came: drained, no answer
         return;
@@ -468,7 +510,21 @@ bool OwnerSession::may_land(FrameStream& stream) {
     Connection* c = of(stream);
     if (c == nullptr || closed_) return false;
     if (c->landing_revoked) return false;
-    return attempts_.admits(c->landing) && lease_.valid(boottime_now());
+    return attempts_.admits(c->landing) && lease_.valid(boottime_now()) && still_lent(*c);
+}
+
+// A peer may give a loan back with a write of its own still on the way: the rest of it is drained.
+bool OwnerSession::still_lent(Connection& c) const {
+    if (c.loaned.empty()) return true;
+    Lender* lender = engine_.lender();
+    if (lender == nullptr) return false;
+    uint64_t ended = lender->loans_ended();
+    if (ended == c.loans_ended) return true;
+    c.loans_ended = ended;
+    return std::all_of(c.loaned.begin(), c.loaned.end(), [&](const proto::Piece& p) {
+        auto segment = engine_.registry().find(p.segment);
+        return segment && segment->lends(writer_, p.offset, p.length);
+    });
 }
 
 void OwnerSession::on_payload_end(FrameStream& stream, bool landed) {
@@ -547,10 +603,7 @@ bool OwnerSession::touches(SegmentId segment, const uint8_t* address, uint64_t l
         }
     }
     if (!hazards_) return false;
-    if (pidfd_) {
-        pollfd p{pidfd_.get(), POLLIN, 0};
-        if (poll(&p, 1, 0) > 0) return false;  // the process is gone, and its hazards with it
-    }
+    if (exited()) return false;  // and its hazards with it
     return reinterpret_cast<const transport::shm::HazardPage*>(hazards_.address())->holds(segment);
 }
 

@@ -24,13 +24,14 @@ class OwnerSession final : public transport::StreamHandler {
 
     void attach(std::unique_ptr<transport::FrameStream> stream);
     const proto::Identity& peer() const { return peer_; }
-    const Id128& session() const { return session_; }
+    const WriterId& writer() const { return writer_; }
+    const Id128& session() const { return writer_.session; }
     void tick(Nanos now, Nanos lease_now);
     void flush();
     // Sends more of the waiting reads.
     void serve();
     void close(const std::string& why);
-    // No connection and no copy is left, and the lease has run out: it can be forgotten.
+    // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;
     // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this
     // session touches it any more (`now_copying` jobs and hazards are waited for by asking again).
@@ -55,6 +56,8 @@ class OwnerSession final : public transport::StreamHandler {
         proto::Purpose purpose{};
         AttemptId landing = 0;
         bool landing_revoked = false;
+        std::vector<proto::Piece> loaned;  // pieces of the landing that a lender answers for
+        uint64_t loans_ended = 0;          // as of the last look at them
     };
     struct Read {
         uint64_t connection = 0;
@@ -82,11 +85,14 @@ class OwnerSession final : public transport::StreamHandler {
     void on_notify(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void drop_read(AttemptId attempt);
     void issue_token(Nanos lease_now);
+    bool writer_gone() const;
+    bool still_lent(Connection& connection) const;
+    bool exited() const;  // its process, as far as it can be watched
 
     Engine& engine_;
     uint64_t id_;
     proto::Identity peer_;
-    Id128 session_;
+    WriterId writer_;
     proto::OwnerLease lease_;
     proto::AttemptTable attempts_;
     proto::Responder responder_;
@@ -102,6 +108,8 @@ class OwnerSession final : public transport::StreamHandler {
     pid_t pid_ = 0;
     UniqueFd pidfd_;
     bool closed_ = false;
+    bool wrote_here_ = false;  // it was given memory that it can write to
+    bool peer_quiet_ = false;  // it said goodbye, with no copy of its own under way
 };
 
 }  // namespace tent::engine

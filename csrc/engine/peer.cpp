@@ -310,6 +310,9 @@ void Peer::close(const Status& why) {
         send_revokes();
         Header h;
         h.type = FrameType::bye;
+        // Copies into memory that was lent to us may still be under way: then it is ours until this process
+        // ends.
+        h.aux = shm_ && !shm_->quiet() ? 1 : 0;
         control_->send(h, as_bytes(why.message()));
         control_->flush();
     }

@@ -6,6 +6,10 @@ namespace tent::engine {
 
 using transport::shm::Face;
 
+bool Segment::lends(const WriterId& writer, uint64_t offset, uint64_t bytes) const {
+    return !lender || !protection_on(Protection::grant) || lender->may_write(writer, offset, bytes);
+}
+
 proto::SegmentInfo Segment::info() const {
     proto::SegmentInfo i;
     i.id = id;
@@ -121,8 +125,8 @@ std::vector<proto::SegmentInfo> Registry::exposed() const {
     return out;
 }
 
-Status Registry::resolve(Op op, std::span<const proto::Piece> pieces, std::vector<transport::LocalPiece>& out,
-                         uint32_t& piece) const {
+Status Registry::resolve(const WriterId& peer, Op op, std::span<const proto::Piece> pieces,
+                         std::vector<transport::LocalPiece>& out, uint32_t& piece) const {
     out.clear();
     for (uint32_t i = 0; i < pieces.size(); ++i) {
         const proto::Piece& p = pieces[i];
@@ -138,6 +142,10 @@ Status Registry::resolve(Op op, std::span<const proto::Piece> pieces, std::vecto
             return {Code::out_of_range, "segment '" + s.name + "' has " + std::to_string(s.length) +
                                             " bytes: [" + std::to_string(p.offset) + ", +" +
                                             std::to_string(p.length) + ") lies outside"};
+        }
+        if (op == Op::write && !s.lends(peer, p.offset, p.length)) {
+            return {Code::permission_denied, "segment '" + s.name + "': [" + std::to_string(p.offset) +
+                                                 ", +" + std::to_string(p.length) + ") is not lent to you"};
         }
         if (p.epoch != 0 && s.face != nullptr && protection_on(Protection::epoch)) {
             uint64_t extent = p.offset / s.extent_bytes();

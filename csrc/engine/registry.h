@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "engine/lender.h"
 #include "model/types.h"
 #include "proto/wire.h"
 #include "transport/shm/memory.h"
@@ -23,6 +24,7 @@ struct Segment {
     uint64_t length = 0;
     proto::SegmentKind kind = proto::SegmentKind::region;
     Rights exposed = Rights::none;        // to peers
+    std::shared_ptr<Lender> lender;       // limits their writes further; null: nobody does
     bool writable = true;                 // by ourselves (a read-only buffer is not)
     transport::shm::ExtentMemory memory;  // memfd only
     transport::shm::Mapping face_memory;
@@ -33,6 +35,8 @@ struct Segment {
 
     uint64_t extent_bytes() const { return memory.extent_bytes != 0 ? memory.extent_bytes : length; }
     proto::SegmentInfo info() const;
+    // May this peer write here, as far as the lender goes?
+    bool lends(const WriterId& writer, uint64_t offset, uint64_t bytes) const;
 };
 
 class Registry {
@@ -48,10 +52,10 @@ class Registry {
     std::vector<proto::SegmentInfo> exposed() const;
     const std::map<SegmentId, std::shared_ptr<Segment>>& all() const { return by_id_; }
 
-    // What a peer may touch: rights, bounds and epochs of every piece. On refusal `piece` names the first one
-    // at fault.
-    Status resolve(Op op, std::span<const proto::Piece> pieces, std::vector<transport::LocalPiece>& out,
-                   uint32_t& piece) const;
+    // What a peer may touch: rights, bounds, loans and epochs of every piece. On refusal `piece` names the
+    // first one at fault.
+    Status resolve(const WriterId& peer, Op op, std::span<const proto::Piece> pieces,
+                   std::vector<transport::LocalPiece>& out, uint32_t& piece) const;
 
   private:
     Result<std::shared_ptr<Segment>> enter(std::shared_ptr<Segment> s);

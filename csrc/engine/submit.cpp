@@ -160,6 +160,7 @@ bool Engine::run_inline(std::unique_lock<std::mutex>& token, Transfer& t) {
         token.unlock();
         transport::shm::run_copy(job);
         token.lock();
+        shm->inline_ended();
         if (job.status.ok()) {
             t.landed(0, t.total_);
             break;

@@ -34,6 +34,14 @@ struct Range {
     uint64_t length = 0;
 };
 
+// A node that writes into memory which another lends it: what was lent goes with the session, limits count by
+// incarnation.
+struct WriterId {
+    Id128 incarnation{};
+    Id128 session{};
+    bool operator==(const WriterId&) const = default;
+};
+
 // True if [offset, offset+length) lies in [0, limit): no overflow.
 constexpr bool within(uint64_t offset, uint64_t length, uint64_t limit) {
     return offset <= limit && length <= limit - offset;

@@ -81,7 +81,7 @@ void Extents::close_slot(const Slot& slot, bool committed) {
     }
 }
 
-uint32_t Extents::lend(const Id128& writer, uint64_t loan) {
+uint32_t Extents::lend(const WriterId& writer, uint64_t loan) {
     uint32_t keep = count() < 4 ? 0 : 1;
     // Writers never hold more than half: the owner's own puts go on.
     if (free_ <= keep || (lent_count() + 1) * 2 > count()) return kNoId;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "model/types.h"
 #include "store/reason.h"
 #include "store/slot.h"
 
@@ -43,7 +44,7 @@ struct Extent {
     uint64_t heat = 0;           // bytes stored or read, as of `heat_tick` (see Store::heat)
     uint64_t heat_tick = 0;
     bool recycle_when_idle = false;  // reclaimed, but a copy out of it is still running
-    Id128 writer{};                  // lent or quarantined: to whom, under which number
+    WriterId writer;                 // lent or quarantined: to whom, under which number
     uint64_t loan = 0;
 };
 
@@ -75,7 +76,7 @@ class Extents {
     bool current(const Slot& slot) const;  // does the slot still mean what it meant?
 
     // Takes a whole free extent for a writer. kNoId: none.
-    uint32_t lend(const Id128& writer, uint64_t loan);
+    uint32_t lend(const WriterId& writer, uint64_t loan);
     // The writer's page at `offset` in a lent extent: moves the fill mark. False: outside, overlapping,
     // unaligned.
     bool accept(uint32_t extent, uint64_t offset, uint64_t length);

@@ -6,7 +6,7 @@
 
 namespace tent::store {
 
-uint32_t Store::loan_extent(const Id128& writer, uint64_t loan) const {
+uint32_t Store::loan_extent(const WriterId& writer, uint64_t loan) const {
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         const Extent& e = extents_.at(i);
         if (e.state == ExtentState::lent && e.loan == loan && e.writer == writer) return i;
@@ -14,7 +14,7 @@ uint32_t Store::loan_extent(const Id128& writer, uint64_t loan) const {
     return kNoId;
 }
 
-proto::Lent Store::lend(const Id128& writer, const proto::LendRequest& request) {
+proto::Lent Store::lend(const WriterId& writer, const proto::LendRequest& request) {
     std::lock_guard lock(mutex_);
     proto::Lent out;
     auto refuse = [&](PageStatus s) {
@@ -28,7 +28,7 @@ proto::Lent Store::lend(const Id128& writer, const proto::LendRequest& request) 
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         const Extent& e = extents_.at(i);
         bool out_there = e.state == ExtentState::lent || e.state == ExtentState::quarantined;
-        if (out_there && e.writer == writer) held += extents_.extent_bytes();
+        if (out_there && e.writer.incarnation == writer.incarnation) held += extents_.extent_bytes();
     }
     if (held > 0 && held + extents_.extent_bytes() > config_.loan_limit) return refuse(PageStatus::QUOTA);
     uint32_t extent = extents_.lend(writer, ++loans_);
@@ -43,7 +43,7 @@ proto::Lent Store::lend(const Id128& writer, const proto::LendRequest& request) 
     return out;
 }
 
-std::vector<PageStatus> Store::commit_lent(const Id128& writer, const proto::CommitRequest& request) {
+std::vector<PageStatus> Store::commit_lent(const WriterId& writer, const proto::CommitRequest& request) {
     std::lock_guard lock(mutex_);
     std::vector<PageStatus> status(request.items.size(), PageStatus::REFUSED);
     uint32_t extent = loan_extent(writer, request.loan);
@@ -72,13 +72,15 @@ std::vector<PageStatus> Store::commit_lent(const Id128& writer, const proto::Com
     return status;
 }
 
-void Store::give_back(const Id128& writer, uint64_t loan) {
+void Store::give_back(const WriterId& writer, uint64_t loan) {
     std::lock_guard lock(mutex_);
     uint32_t extent = loan_extent(writer, loan);
-    if (extent != kNoId) extents_.seal(extent);
+    if (extent == kNoId) return;
+    extents_.seal(extent);
+    loans_ended_.fetch_add(1, std::memory_order_release);
 }
 
-bool Store::may_write(const Id128& writer, uint64_t offset, uint64_t length) const {
+bool Store::may_write(const WriterId& writer, uint64_t offset, uint64_t length) const {
     std::lock_guard lock(mutex_);
     uint64_t extent = offset / extents_.extent_bytes();
     if (length == 0 || extent >= extents_.count()) return false;
@@ -87,21 +89,23 @@ bool Store::may_write(const Id128& writer, uint64_t offset, uint64_t length) con
            within(offset - extents_.start(static_cast<uint32_t>(extent)), length, extents_.extent_bytes());
 }
 
-void Store::writer_lost(const Id128& writer) {
+void Store::writer_lost(const WriterId& writer) {
     std::lock_guard lock(mutex_);
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         if (extents_.at(i).state == ExtentState::lent && extents_.at(i).writer == writer)
             extents_.quarantine(i);
     }
+    loans_ended_.fetch_add(1, std::memory_order_release);
 }
 
-void Store::writer_gone(const Id128& writer) {
+void Store::writer_gone(const WriterId& writer) {
     std::lock_guard lock(mutex_);
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         const Extent& e = extents_.at(i);
         bool theirs = e.state == ExtentState::lent || e.state == ExtentState::quarantined;
         if (theirs && e.writer == writer) extents_.seal(i);
     }
+    loans_ended_.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace tent::store

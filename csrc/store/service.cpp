@@ -55,7 +55,7 @@ Result<Bytes> on_digests(Store& store, proto::Method method, ByteView body) {
 
 }  // namespace
 
-Result<Bytes> serve_call(Store& store, const Id128& writer, uint16_t raw, ByteView body, Nanos now) {
+Result<Bytes> serve_call(Store& store, const WriterId& writer, uint16_t raw, ByteView body, Nanos now) {
     std::optional<proto::Method> method = proto::method_from_wire(raw);
     if (!method) return Status(Code::unsupported, "no store call has number " + std::to_string(raw));
     switch (*method) {

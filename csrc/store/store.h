@@ -6,6 +6,7 @@
 // Store. Errors: every page has a PageStatus; nothing throws for a fault of the world.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -145,15 +146,18 @@ class Store {
     Reclaim begin_reclaim(Nanos now, uint64_t move_bytes);
     void finish_reclaim(uint32_t extent);
 
-    // ---- lending to writers in other processes; a writer is known by its incarnation
-    proto::Lent lend(const Id128& writer, const proto::LendRequest& request);
-    std::vector<PageStatus> commit_lent(const Id128& writer, const proto::CommitRequest& request);
-    void give_back(const Id128& writer, uint64_t loan);
+    // ---- lending to writers in other processes; a writer is known by its session, and its limit counts by
+    // incarnation
+    proto::Lent lend(const WriterId& writer, const proto::LendRequest& request);
+    std::vector<PageStatus> commit_lent(const WriterId& writer, const proto::CommitRequest& request);
+    void give_back(const WriterId& writer, uint64_t loan);
     // Does [offset, offset + length) of the segment lie in one extent that is lent to this writer?
-    bool may_write(const Id128& writer, uint64_t offset, uint64_t length) const;
+    bool may_write(const WriterId& writer, uint64_t offset, uint64_t length) const;
+    // Rises whenever a loan ends. Lock-free.
+    uint64_t loans_ended() const { return loans_ended_.load(std::memory_order_acquire); }
     // The writer fell silent: what it holds is not reused. `gone`: proven gone (or fenced): it is.
-    void writer_lost(const Id128& writer);
-    void writer_gone(const Id128& writer);
+    void writer_lost(const WriterId& writer);
+    void writer_gone(const WriterId& writer);
 
     // Rebuilds the index from the slot headers (everything known before is forgotten). The namespace of a
     // page is not in its header: the pages belong to the zero namespace until they are published again.
@@ -203,7 +207,7 @@ class Store {
     std::vector<Pending> choose_moves(uint32_t extent, uint64_t budget);
     void copy_moves(std::vector<Pending>& moves);
     void finish_move(const Pending& move, Reclaim& out);
-    uint32_t loan_extent(const Id128& writer, uint64_t loan) const;
+    uint32_t loan_extent(const WriterId& writer, uint64_t loan) const;
     size_t rebuild_extent(uint32_t extent);
 
     StoreConfig config_;
@@ -217,6 +221,7 @@ class Store {
     std::vector<Id128> queue_;          // to publish, oldest last taken first out
     std::vector<Published> unpublish_;  // to take out of the directory
     uint64_t versions_ = 0, loans_ = 0;
+    std::atomic<uint64_t> loans_ended_{0};
     mutable StoreStats counts_;
 };
 

@@ -224,7 +224,7 @@ class RemoteWriter:
         # While the bytes travel: who has these pages already, and what their check is.
         checks = _native.page_checks(batch.digests, batch.addresses, batch.lengths, None)
         located = locate(self._context, space, batch.digests, None)
-        status = self._landed(transfer, group, count, deadline)
+        status = self._landed(owner, transfer, group, count, deadline)
         status[(status == PageStatus.STORED) & (located.status == PageStatus.HIT)] = PageStatus.PRESENT
         if tokens is not None:
             changed = _native.read_tokens(tokens[0]) != tokens[1]
@@ -237,11 +237,18 @@ class RemoteWriter:
         return status
 
     def _landed(
-        self, transfer: Transfer, group: npt.NDArray[np.uint32], count: int, deadline: Deadline
+        self,
+        owner: _Owner,
+        transfer: Transfer,
+        group: npt.NDArray[np.uint32],
+        count: int,
+        deadline: Deadline,
     ) -> Statuses:
         if not transfer.wait(deadline.left + _GRACE_S):
             transfer.cancel()
-        transfer.wait_released(_GRACE_S)
+        if not transfer.wait_released(_GRACE_S):
+            # Some of it may still land: the room is neither used again nor given back; it goes with the session.
+            owner.loan = None
         status = np.full(count, PageStatus.STORED, dtype=np.uint8)
         ranges = transfer.status
         if not (ranges == 1).all():

@@ -121,6 +121,8 @@ def pytest_fixture_post_finalizer(fixturedef: Any, request: pytest.FixtureReques
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
     result = yield
     run = item.config.stash[_RUN]
+    if isinstance(item, pytest.Function):
+        item.funcargs.clear()  # what the test was given is its no more: else the item keeps it alive
     if item.config.getoption("no_leftovers_check") or item.get_closest_marker("leaves"):
         run.known |= run.now()
         return result

@@ -145,12 +145,19 @@ class RawPeer:
     # ---- frames
 
     def frame(
-        self, kind: str | int, body: bytes = b"", payload: bytes = b"", *, attempt: int = 0, aux: int = 0
+        self,
+        kind: str | int,
+        body: bytes = b"",
+        payload: bytes = b"",
+        *,
+        attempt: int = 0,
+        aux: int = 0,
+        payload_bytes: int | None = None,
     ) -> None:
+        """``payload_bytes``: how much is announced, when more follows by ``send``."""
         number = FRAMES[kind] if isinstance(kind, str) else kind
-        self.send(
-            struct.pack("<IBBHQQQ", len(body), number, 0, 0, attempt, len(payload), aux) + body + payload
-        )
+        announced = len(payload) if payload_bytes is None else payload_bytes
+        self.send(struct.pack("<IBBHQQQ", len(body), number, 0, 0, attempt, announced, aux) + body + payload)
 
     def take_frame(self, *wanted: str) -> Frame:
         """The next frame; of the kinds wanted, when any are named. Tokens are echoed on the way."""

@@ -144,7 +144,9 @@ bool ShmChannel::prepare_inline(const Attempt& a, CopyJob& job) {
     uint32_t piece = 0;
     job.parts.clear();
     job.keep.clear();
-    return build(remote, local, a.op, job, why, piece) == Ready::yes;
+    if (build(remote, local, a.op, job, why, piece) != Ready::yes) return false;
+    ++inline_;
+    return true;
 }
 
 // Asks for every mapping that is missing. Returns how many the attempt waits for.

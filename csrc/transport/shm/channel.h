@@ -32,8 +32,10 @@ class ShmChannel final : public Channel {
     // The next post's jobs are waited for by a caller that helps.
     void set_helper(bool waits) { helper_waits_ = waits; }
 
-    // Fills `job` for immediate execution in the calling thread, if all that it needs is mapped already.
+    // Fills `job` for immediate execution in the calling thread, if all that it needs is mapped already; after true,
+    // inline_ended() once it has run.
     bool prepare_inline(const Attempt& attempt, CopyJob& job);
+    void inline_ended() { --inline_; }
 
     static const Capabilities& stated();  // what every channel of this transport can do
     const Capabilities& capabilities() const override;
@@ -41,7 +43,7 @@ class ShmChannel final : public Channel {
     void revoke(AttemptId attempt) override;
     void fenced(AttemptId attempt) override;
     void close(const Status& why) override;
-    bool quiet() const override { return pending_.empty(); }
+    bool quiet() const override { return pending_.empty() && inline_ == 0; }
     bool touches(const uint8_t* address, uint64_t length) const override;
 
   private:
@@ -76,6 +78,7 @@ class ShmChannel final : public Channel {
     int pidfd_;
     bool can_pull_;
     bool helper_waits_ = false, closed_ = false;
+    uint32_t inline_ = 0;  // copies under way in submitting threads
     const std::vector<proto::SegmentInfo>* segments_ = nullptr;
     UniqueFd hazard_fd_;
     std::shared_ptr<Mapping> hazard_memory_;

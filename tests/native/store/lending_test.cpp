@@ -12,7 +12,7 @@ namespace {
 
 struct RemoteWriter {
     Pool& pool;
-    Id128 id;
+    WriterId id;
 
     template <class Request, class Reply>
     Code call(Method method, const Request& request, Reply& reply) {
@@ -52,7 +52,7 @@ struct RemoteWriter {
 
 TEST_CASE("a writer lays pages into a loan; they are visible once committed") {
     Pool pool(1 << 20, 8);
-    RemoteWriter writer{pool, id_of(50)};
+    RemoteWriter writer{pool, {id_of(50), id_of(60)}};
     proto::Lent lent = writer.lend();
     REQUIRE(lent.code == static_cast<uint8_t>(PageStatus::STORED));
     Bytes first = page(1, 5000), second = page(2, 7000), out(5000);
@@ -76,7 +76,7 @@ TEST_CASE("a writer lays pages into a loan; they are visible once committed") {
 
 TEST_CASE("invariant 6: a commit outside the loan, or over a page that is there, is refused") {
     Pool pool(1 << 20, 8);
-    RemoteWriter writer{pool, id_of(50)}, stranger{pool, id_of(51)};
+    RemoteWriter writer{pool, {id_of(50), id_of(60)}}, stranger{pool, {id_of(51), id_of(61)}};
     proto::Lent lent = writer.lend();
     Bytes bytes = page(1, 5000);
     uint64_t at = lent.offset + kSlotHeader;
@@ -92,7 +92,7 @@ TEST_CASE("invariant 6: a commit outside the loan, or over a page that is there,
 TEST_SUITE("protects:epoch") {
     TEST_CASE("invariant 1: a commit under another epoch is refused") {
         Pool pool(1 << 20, 8);
-        RemoteWriter writer{pool, id_of(50)};
+        RemoteWriter writer{pool, {id_of(50), id_of(60)}};
         proto::Lent lent = writer.lend();
         lent.epoch += 1;
         CHECK(writer.commit(lent, 1, lent.offset + kSlotHeader, page(1, 500)) == PageStatus::REFUSED);
@@ -102,7 +102,7 @@ TEST_SUITE("protects:epoch") {
 TEST_SUITE("protects:generation") {
     TEST_CASE("invariant 1: a page computed before a clear is not committed after it") {
         Pool pool(1 << 20, 8);
-        RemoteWriter writer{pool, id_of(50)};
+        RemoteWriter writer{pool, {id_of(50), id_of(60)}};
         proto::Lent lent = writer.lend();
         pool.store->clear(pool.space, 2);
         CHECK(writer.commit(lent, 1, lent.offset + kSlotHeader, page(1, 500), 1) == PageStatus::CLEARED);
@@ -111,7 +111,7 @@ TEST_SUITE("protects:generation") {
 
 TEST_CASE("a silent writer's extent waits until the writer is proven gone") {
     Pool pool(1 << 20, 8, 2 << 20);
-    RemoteWriter writer{pool, id_of(50)}, other{pool, id_of(51)};
+    RemoteWriter writer{pool, {id_of(50), id_of(60)}}, other{pool, {id_of(51), id_of(61)}};
     proto::Lent lent = writer.lend();
     Bytes bytes = page(1, 5000);
     std::memcpy(pool.base + lent.offset + kSlotHeader, bytes.data(), bytes.size());
@@ -131,7 +131,8 @@ TEST_CASE("a silent writer's extent waits until the writer is proven gone") {
 
 TEST_CASE("loans are bounded: per writer, and half of the store in all") {
     Pool pool(1 << 20, 8, 2 << 20);
-    RemoteWriter a{pool, id_of(50)}, b{pool, id_of(51)}, c{pool, id_of(52)};
+    RemoteWriter a{pool, {id_of(50), id_of(60)}}, b{pool, {id_of(51), id_of(61)}},
+        c{pool, {id_of(52), id_of(62)}};
     auto code = [](const proto::Lent& l) { return static_cast<PageStatus>(l.code); };
     CHECK(code(a.lend()) == PageStatus::STORED);
     CHECK(code(a.lend()) == PageStatus::STORED);
@@ -149,18 +150,19 @@ TEST_CASE("calls that are no calls") {
     Pool pool(1 << 20, 8);
     Bytes junk = {1, 0, 9, 9, 9};
     for (uint16_t method = 0; method < 70; ++method) {
-        auto answer = serve_call(*pool.store, id_of(1), method, junk, 0);
+        auto answer = serve_call(*pool.store, WriterId{id_of(1), {}}, method, junk, 0);
         CHECK_FALSE(answer.ok());
     }
     Bytes newer = {2, 0};
-    CHECK(serve_call(*pool.store, id_of(1), 1, newer, 0).status().code() == Code::version_mismatch);
-    CHECK(serve_call(*pool.store, id_of(1), 60, junk, 0).status().code() == Code::unsupported);
+    CHECK(serve_call(*pool.store, WriterId{id_of(1), {}}, 1, newer, 0).status().code() ==
+          Code::version_mismatch);
+    CHECK(serve_call(*pool.store, WriterId{id_of(1), {}}, 60, junk, 0).status().code() == Code::unsupported);
 }
 
 TEST_CASE("leases, hits, removals and figures for peers") {
     Pool pool(1 << 20, 4);
     pool.put(1, page(1, 5000));
-    RemoteWriter peer{pool, id_of(50)};
+    RemoteWriter peer{pool, {id_of(50), id_of(60)}};
     proto::PinRequest pin;
     pin.milliseconds = 1000;
     pin.digests = {id_of(1), id_of(2)};
