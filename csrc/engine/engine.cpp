@@ -45,7 +45,8 @@ Engine::Engine(const Settings& settings)
     : settings_(settings),
       host_(transport::host_identity(settings.host_identity)),
       born_(fork_generation()),
-      sprayer_(sched::Settings{.slice_min = settings.slice_min, .slice_max = settings.slice_max}) {
+      sprayer_(sched::Settings{.slice_min = settings.slice_min, .slice_max = settings.slice_max}),
+      responders_(std::max<uint64_t>(settings.slice_min, 1 << 20)) {
     incarnation_ = random_id();
 }
 
@@ -239,6 +240,15 @@ Bytes Engine::descriptor() const {
         d.rails.push_back(r);
     }
     return encode(d);
+}
+
+RailId Engine::rail_of(const FrameStream& stream) const {
+    std::string host = transport::local_host(stream.fd());
+    for (const LocalRail& rail : rails_) {
+        if (rail.address.host == host) return rail.rail;
+    }
+    return host.empty() || rails_.empty() ? memory_rail_
+                                          : rails_.front().rail;  // unix socket; wildcard address
 }
 
 RailId Engine::remote_rail(const std::string& node, const std::string& address) {

@@ -21,6 +21,7 @@
 #include "engine/owner_session.h"
 #include "engine/peer.h"
 #include "engine/registry.h"
+#include "engine/responders.h"
 #include "engine/settings.h"
 #include "engine/transfer.h"
 #include "sched/sprayer.h"
@@ -101,6 +102,9 @@ class Engine final : public transport::Sink {
     // ---- for peers and sessions, loop token held ----
     const Settings& settings() const { return settings_; }
     Registry& registry() { return registry_; }
+    Responders& responders() { return responders_; }
+    // The rail by which a connection came in.
+    RailId rail_of(const transport::FrameStream& stream) const;
     Poller& poller() { return poller_; }
     const std::string& host() const { return host_; }
     const std::vector<LocalRail>& rails() const { return rails_; }
@@ -180,6 +184,7 @@ class Engine final : public transport::Sink {
     std::vector<std::shared_ptr<Peer>> peers_;  // by index; a dead one stays until it is quiet
     std::map<uint32_t, std::shared_ptr<Peer>> live_peers_;
     std::vector<Peer*> link_peer_;  // by LinkId
+    Responders responders_;         // outlives the sessions
     std::map<uint64_t, std::unique_ptr<OwnerSession>> sessions_;
     uint64_t next_session_ = 1;
     std::map<TransferId, std::shared_ptr<Transfer>> transfers_;  // not yet released

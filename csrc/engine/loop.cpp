@@ -122,10 +122,8 @@ void Engine::pump() {
         for (auto& p : peers_) {
             if (p) p->flush();
         }
-        for (auto& [id, s] : sessions_) {
-            s->serve();
-            s->flush();
-        }
+        responders_.serve();
+        for (auto& [id, s] : sessions_) s->flush();
     } while (copier_->has_done());
     pumping_ = false;
 }

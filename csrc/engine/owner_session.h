@@ -28,8 +28,8 @@ class OwnerSession final : public transport::StreamHandler {
     const Id128& session() const { return writer_.session; }
     void tick(Nanos now, Nanos lease_now);
     void flush();
-    // Sends more of the waiting reads.
-    void serve();
+    // Sends a part of a waiting read.
+    void send_part(const proto::ReadGrant& grant);
     void close(const std::string& why);
     // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;
@@ -95,11 +95,10 @@ class OwnerSession final : public transport::StreamHandler {
     WriterId writer_;
     proto::OwnerLease lease_;
     proto::AttemptTable attempts_;
-    proto::Responder responder_;
-    uint64_t next_connection_ = 1;
     std::vector<Connection> connections_;
     std::vector<std::unique_ptr<transport::FrameStream>> dead_;
     std::map<AttemptId, Read> reads_;
+    std::vector<transport::LocalPiece> part_;  // scratch of send_part()
     std::map<AttemptId, Pull> pulls_;
     std::vector<WaitingRevoke> waiting_revokes_;
     uint64_t last_notification_ = 0;

@@ -153,6 +153,17 @@ UniqueFd accept_one(int fd) {
     return got < 0 ? UniqueFd() : UniqueFd(got);
 }
 
+std::string local_host(int fd) {
+    sockaddr_storage local{};
+    socklen_t n = sizeof local;
+    char host[NI_MAXHOST];
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&local), &n) != 0 || local.ss_family == AF_UNIX ||
+        getnameinfo(reinterpret_cast<sockaddr*>(&local), n, host, sizeof host, nullptr, 0, NI_NUMERICHOST) !=
+            0)
+        return "";
+    return host;
+}
+
 std::string describe(int fd) {
     sockaddr_storage local{}, remote{};
     socklen_t n = sizeof local, m = sizeof remote;

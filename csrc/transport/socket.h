@@ -36,7 +36,8 @@ Result<Dialled> dial_unix(const std::string& name);
 // Accepts one connection; empty when none is waiting.
 UniqueFd accept_one(int fd);
 void apply(int fd, const SocketOptions& options);
-std::string describe(int fd);  // "10.0.0.1:1234 -> 10.0.0.2:99"
+std::string local_host(int fd);  // its own address, without the port; empty for a unix socket
+std::string describe(int fd);    // "10.0.0.1:1234 -> 10.0.0.2:99"
 
 // The addresses of this host's interfaces that are up: loopback first when asked for, no container bridges.
 struct Interface {
