@@ -1,8 +1,10 @@
 """Two real vLLM servers over one Redis for the whole run: starting one costs half a minute.
 
 `first` finds the connector by its entry point and has plenty of room; `second` is told its module and has so few
-blocks that they change hands all the time. `Pair.expect` compares with what vLLM answers
-without any connector, by log-probabilities: tokens alone can agree on a wrong cache.
+blocks that they change hands all the time. They are two hosts to each other: the second reads from the first over TCP,
+through a relay that can hold bytes back (SGLang's tests use shared memory). Both are started before their Redis is.
+`Pair.expect` compares with what vLLM answers without any connector, by log-probabilities: tokens alone can agree on a
+wrong cache.
 """
 
 from __future__ import annotations
@@ -10,25 +12,33 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from tent_core.cli.demo_common import LOGPROB_TOLERANCE
+from support.peers import until
+from support.relay import Relay
+from support.stores import Server
+from tent_core.cli.demo_common import LOGPROB_TOLERANCE, free_port
 from tent_core.cli.vllm_server import BLOCK_TOKENS, Answer, VllmServer
 
 HERE = Path(__file__).resolve().parent
 NEW_TOKENS = 8
 # Blocks of the second server: four long prompts at once.
 FEW_BLOCKS = 80
+# The first test's time includes the start of both servers, on a machine that may be busy.
+PATIENCE_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(PATIENCE_S))
 
 
 def load_module(path: Path) -> Any:
@@ -44,44 +54,21 @@ def model() -> Path:
     return Path(load_module(HERE.parent / "models" / "__init__.py").model_path(sys.executable, "tiny"))
 
 
-@dataclass
-class Redis:
-    """A Redis of this run's own. Stopping and continuing it is the tests' business."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-
-    def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url)
-
-
 @pytest.fixture(scope="session")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
-    assert binary, "no redis-server on PATH: apt-get install redis-server"
-    folder = tmp_path_factory.mktemp("redis")
-    socket = folder / "redis.sock"
-    command = [binary, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    made = Redis(process, f"unix://{socket}")
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            made.client().ping()
-            break
-        except redis.RedisError:
-            assert process.poll() is None and time.monotonic() < deadline, "Redis does not start"
-            time.sleep(0.02)
+def directory() -> Iterator[Server]:
+    """Not started: the servers come first."""
+    made = Server(start=False)
     yield made
-    process.kill()
-    process.wait()
+    made.close()
 
 
 @dataclass
 class Pair:
     first: VllmServer
     second: VllmServer
-    directory: Redis
+    directory: Server
+    relay: Relay
+    """What the second reads from the first passes here, to the client."""
     reference: dict[str, dict[str, Any]]
 
     @staticmethod
@@ -114,6 +101,18 @@ class Pair:
         assert answer.logprobs == pytest.approx(reference["logprobs"], abs=LOGPROB_TOLERANCE)
         assert answer.prompt_tokens == len(self.prompt(number))
 
+    def found_again(self, numbers: Sequence[int]) -> None:
+        """The second server finds what the first has stored of these prompts, though nobody told it that it can now.
+
+        A new prompt each time: what it missed it has computed and stored itself, and finds without the first.
+        """
+        for number in numbers:
+            answer, pages = self.ask(self.second, number)
+            self.expect(number, answer)
+            if pages == self.pages(number):
+                return
+        raise AssertionError(f"the second server finds {pages} of {self.pages(number)} pages")
+
     def store(self, number: int, *, on: VllmServer | None = None, salt: str | None = None) -> Answer:
         """Lets a server (the first) compute a prompt and waits until its pages are in the pool."""
         server = on or self.first
@@ -135,36 +134,55 @@ def ask_without_tent(model: Path, numbers: range) -> dict[str, dict[str, Any]]:
     return answers
 
 
+@dataclass
+class Hosts:
+    first: VllmServer
+    second: VllmServer
+    relay: Relay
+
+
 @pytest.fixture(scope="session")
-def servers(
-    model: Path, directory: Redis, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[VllmServer, VllmServer]]:
+def servers(model: Path, directory: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     folder = tmp_path_factory.mktemp("vllm")
     cores = sorted(os.sched_getaffinity(0))
     config = {
         "directory": {"url": directory.url},
         "store": {"capacity": "256MiB", "extent": "16MiB"},
+        "shm": {"enabled": False},
         # The machine may be busy, and these tests are about what comes, not about how soon.
         "vllm": {"lookup_wait_ms": 5000},
     }
+    port = free_port()
+    behind_relay = {**config, "node": {"port": port, "bind": ["127.0.0.1"], "advertise": ["127.0.0.2"]}}
     first = VllmServer(sys.executable, model, folder / "first.log", core=cores[0])
     second = VllmServer(sys.executable, model, folder / "second.log", core=cores[-1])
-    try:
-        first.start(connector={}, extra_config=config)
+    with Relay(("127.0.0.1", port), "127.0.0.2", port) as relay, first, second:
+        first.start(connector={}, extra_config=behind_relay)
         by_path = {"kv_connector_module_path": "tent_vllm.connector"}
         few = ["--num-gpu-blocks-override", str(FEW_BLOCKS)]
         second.start(connector=by_path, extra_config=config, arguments=few)
         first.wait_ready()
         second.wait_ready()
-        yield first, second
-    finally:
-        first.stop()
-        second.stop()
+        yield Hosts(first, second, relay)
 
 
 @pytest.fixture(scope="session")
-def started(servers: tuple[VllmServer, VllmServer], directory: Redis, model: Path) -> Pair:
-    return Pair(*servers, directory, ask_without_tent(model, range(70)))
+def strangers(servers: Hosts, directory: Server, model: Path) -> Pair:
+    """The two servers; the directory may not be there yet."""
+    reference = ask_without_tent(model, range(70))
+    return Pair(servers.first, servers.second, directory, servers.relay, reference)
+
+
+@pytest.fixture(scope="session")
+def started(strangers: Pair) -> Pair:
+    if not strangers.directory.running:
+        strangers.directory.start()
+        numbers = range(64, 70)
+        for number in numbers:
+            strangers.store(number)
+        until(lambda: strangers.directory.record_keys(), "records in the directory")
+        strangers.found_again(numbers)
+    return strangers
 
 
 @pytest.fixture
@@ -173,6 +191,10 @@ def pair(started: Pair, request: pytest.FixtureRequest) -> Iterator[Pair]:
     started.first.reset(external=True)
     started.second.reset()
     yield started
+    show_logs(started, request)
+
+
+def show_logs(pair: Pair, request: pytest.FixtureRequest) -> None:
     if request.session.testsfailed:
-        for name, server in (("first", started.first), ("second", started.second)):
+        for name, server in (("first", pair.first), ("second", pair.second)):
             print(f"{name}:", server.events(), server.tail(), sep="\n")

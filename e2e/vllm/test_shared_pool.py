@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from support.peers import until
 from tent_core.cli.vllm_server import BLOCK_TOKENS
 
 Pair = Any  # conftest.py's, which is no module to import from
@@ -93,21 +93,29 @@ def test_garbage_in_the_directory_is_a_miss(pair: Pair) -> None:
     pair.expect(6, answer)
 
 
-def test_a_directory_that_stops_and_comes_back(pair: Pair) -> None:
-    pair.store(7)
-    pair.directory.process.send_signal(signal.SIGSTOP)
-    try:
+def test_a_directory_that_hangs_and_goes_on(pair: Pair) -> None:
+    numbers = [7, 17, 27, 37, 47, 57]
+    for number in numbers:
+        pair.store(number)
+    with pair.directory.silent():
         answer, pages = pair.ask(pair.second, 7)
         assert pages == 0
         pair.expect(7, answer)
         pair.expect(8, pair.ask(pair.first, 8)[0])
-    finally:
-        pair.directory.process.send_signal(signal.SIGCONT)
-    # Nobody has to be told: hits come back by themselves.
-    for _ in range(200):
-        pair.second.reset()
-        answer, pages = pair.ask(pair.second, 7)
-        pair.expect(7, answer)
-        if pages:
-            return
-    raise AssertionError("no hits after the directory came back")
+    pair.found_again(numbers[1:])
+
+
+def test_a_directory_that_dies_and_comes_back_empty(pair: Pair) -> None:
+    numbers = [4, 14, 24, 34, 44, 54]
+    for number in numbers:
+        pair.store(number)
+    pair.directory.kill()
+    answer, pages = pair.ask(pair.second, 4)
+    assert pages == 0
+    pair.expect(4, answer)
+    pair.expect(15, pair.ask(pair.first, 15)[0])
+    pair.directory.start()
+    # Its owner publishes again what it has.
+    wanted = sum(pair.pages(number) for number in numbers)
+    until(lambda: len(pair.directory.record_keys()) >= wanted, "records of all that the first server has")
+    pair.found_again(numbers[1:])

@@ -117,8 +117,8 @@ class _Pair:
 class Relay:
     """Listens at ``address`` (and ``port``) and carries bytes to the target. Close it, or use ``with``."""
 
-    def __init__(self, target: tuple[str, int] | str, listen: str = "127.0.0.1") -> None:
-        """``target``: (address, port), or the name of an abstract unix socket."""
+    def __init__(self, target: tuple[str, int] | str, listen: str = "127.0.0.1", port: int = 0) -> None:
+        """``target``: (address, port), or the name of an abstract unix socket. ``port``: to listen at; 0: any."""
         self.is_unix = isinstance(target, str)
         self._target = target
         self._condition = threading.Condition()
@@ -132,7 +132,8 @@ class Relay:
             self._listener.bind("")  # the kernel chooses an abstract name
             self.address, self.port = self._listener.getsockname()[1:].decode(), 0
         else:
-            self._listener.bind((listen, 0))
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind((listen, port))
             self.address, self.port = self._listener.getsockname()[:2]
         self._listener.listen(64)
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
@@ -189,6 +190,11 @@ class Relay:
     def passed(self, direction: str, connection: int) -> int:
         with self._condition:
             return int(getattr(self.pairs[connection], direction).passed)
+
+    def total_passed(self, direction: str) -> int:
+        """Of all connections since the relay was made."""
+        with self._condition:
+            return sum(int(getattr(pair, direction).passed) for pair in self.pairs)
 
     def waiting(self, direction: str) -> int:
         """Bytes that arrived here and are held."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,18 @@ def wait_for(what: Callable[[], Any], why: str) -> Any:
 class Server:
     """One Redis on a unix socket. Nothing is kept when it stops, unless ``save`` is called before."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, start: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ts-"))
         self.socket = self.folder / "s"
         self.url = f"unix://{self.socket}"
         self._program = shutil.which("redis-server") or shutil.which("valkey-server") or binary._packaged()
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        if start:
+            self.start()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         command = [self._program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
@@ -63,11 +70,22 @@ class Server:
         self._process.kill()
         self._process.wait()
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """It takes connections and answers nothing, as on a host that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def record_keys(self) -> list[bytes]:
         return list(self.client().scan_iter(match="tent:*:p:*"))
 
     def close(self) -> None:
-        self.kill()
+        if self._process is not None:
+            self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
