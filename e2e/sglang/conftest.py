@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from support.stores import Server
 from tent_core.cli.demo_common import LOGPROB_TOLERANCE, generated_model
 from tent_core.cli.sglang_server import PAGE_TOKENS, Answer, SglangServer
 
-# Settings for both servers' attachments: small, so that two servers and their host pools fit a small machine.
-CONFIG: dict[str, Any] = {
-    "store": {"capacity": "256MiB", "extent": "16MiB"},
-    "prefetch_threshold": PAGE_TOKENS,
-}
+
+def attachment(directory: Server) -> dict[str, Any]:
+    """Settings of both servers: small, so that two servers and their host pools fit a small machine."""
+    return {
+        "directory": {"url": directory.url},
+        "store": {"capacity": "256MiB", "extent": "16MiB"},
+        "prefetch_threshold": PAGE_TOKENS,
+    }
+
+
 # SGLang's own fault injector delays every call of the second server's backend by up to this much, so that a test can
 # do something while a prefetch is under way.
 DELAY_S = "0.03"
@@ -34,6 +40,7 @@ class Pair:
 
     first: SglangServer
     second: SglangServer
+    directory: Server
     config: dict[str, Any]
     _answers: dict[int, Answer] = field(default_factory=dict)
     _stored: dict[int, float] = field(default_factory=dict)
@@ -58,6 +65,20 @@ class Pair:
             self._answers[number] = self.first.generate(self.prompt(number))
             assert self._answers[number].storage_tokens == 0
 
+    def found_again(self, numbers: Sequence[int]) -> None:
+        """The second server finds what the first has stored of these prompts, though nobody told it that it can now.
+
+        A new prompt each time: what it missed it has computed and stored itself, and finds without the first.
+        """
+        for number in numbers:
+            answer = self.second.generate(self.prompt(number))
+            self.expect(number, answer)
+            if answer.storage_tokens == self.pages(number):
+                return
+        raise AssertionError(
+            f"the second server finds {answer.storage_tokens} of {self.pages(number)} tokens"
+        )
+
     def store(self, server: SglangServer, number: int) -> Answer:
         """Lets `server` compute prompt `number` and waits until its pages are in the pool."""
         before = server.backed_up()
@@ -67,7 +88,16 @@ class Pair:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SglangServer, SglangServer]]:
+def directory() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def servers(
+    directory: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[SglangServer, SglangServer]]:
     folder = tmp_path_factory.mktemp("sglang")
     model = generated_model(sys.executable, "tiny")
     cores = sorted(os.sched_getaffinity(0))
@@ -75,7 +105,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SglangSe
     second = SglangServer(sys.executable, model, folder / "second.log", core=cores[-1])
     try:
         first.start(backend=None)
-        second.start(extra_config=CONFIG, environment={"SGLANG_TEST_HICACHE_BACKEND_RANDOM_DELAY": DELAY_S})
+        second.start(
+            extra_config=attachment(directory),
+            environment={"SGLANG_TEST_HICACHE_BACKEND_RANDOM_DELAY": DELAY_S},
+        )
         first.wait_ready()
         second.wait_ready()
         yield first, second
@@ -85,10 +118,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SglangSe
 
 
 @pytest.fixture(scope="session")
-def attached(servers: tuple[SglangServer, SglangServer]) -> Pair:
-    pair = Pair(*servers, config=CONFIG)
+def attached(servers: tuple[SglangServer, SglangServer], directory: Server) -> Pair:
+    pair = Pair(*servers, directory, config=attachment(directory))
     pair.learn(range(13))
-    status, text = pair.first.attach("tent", CONFIG)
+    status, text = pair.first.attach("tent", pair.config)
     assert status == 200, text
     return pair
 

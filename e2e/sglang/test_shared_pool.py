@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from pytest import approx
 
+from support.peers import until
 from tent_core.cli.sglang_server import PAGE_TOKENS
 
 # The first test's time includes the start of both servers.
@@ -143,3 +144,27 @@ def test_an_unreachable_directory_means_misses_and_serving_goes_on(pair):
     loaded = pair.first.generate(pair.prompt(10))
     assert loaded.storage_tokens == pair.pages(10)
     pair.expect(10, loaded)
+
+
+def test_a_directory_that_hangs_means_misses_until_it_goes_on(pair):
+    for number in range(6):
+        pair.store(pair.first, number)
+    with pair.directory.silent():
+        missed = pair.second.generate(pair.prompt(0))
+        assert missed.storage_tokens == 0
+        pair.expect(0, missed)
+    pair.found_again(range(1, 6))
+
+
+def test_a_directory_that_dies_and_comes_back_empty(pair):
+    for number in range(6):
+        pair.store(pair.first, number)
+    pair.directory.kill()
+    missed = pair.second.generate(pair.prompt(0))
+    assert missed.storage_tokens == 0
+    pair.expect(0, missed)
+    pair.directory.start()
+    # Its owner publishes again what it has.
+    wanted = sum(pair.pages(number) for number in range(6)) // PAGE_TOKENS
+    until(lambda: len(pair.directory.record_keys()) >= wanted, "records of all that the first server has")
+    pair.found_again(range(1, 6))
