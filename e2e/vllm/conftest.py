@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,30 @@ class Pair:
         assert answer.logprobs == pytest.approx(reference["logprobs"], abs=LOGPROB_TOLERANCE)
         assert answer.prompt_tokens == len(self.prompt(number))
 
-    def found_again(self, numbers: Sequence[int]) -> None:
-        """The second server finds what the first has stored of these prompts, though nobody told it that it can now.
+    def wait_directory(self, known: int) -> None:
+        """Returns when the second server's look-ups reach the directory. `known`: a prompt that it has seen."""
 
-        A new prompt each time: what it missed it has computed and stored itself, and finds without the first.
-        """
-        for number in numbers:
-            answer, pages = self.ask(self.second, number)
-            self.expect(number, answer)
-            if pages == self.pages(number):
-                return
-        raise AssertionError(f"the second server finds {pages} of {self.pages(number)} pages")
+        def unanswered() -> float:
+            events = ("lookup.directory_down", "lookup.not_waited")
+            return sum(self.second.metric("vllm:tent_events_total", event=event) for event in events)
+
+        def answered() -> bool:
+            before = unanswered()
+            self.second.reset()
+            self.expect(known, self.ask(self.second, known)[0])
+            return unanswered() == before
+
+        until(answered, "answer of the directory to the second server")
+
+    def wait_published(self, pages: int) -> None:
+        """Returns when so many pages are in the directory."""
+        until(lambda: len(self.directory.record_keys()) >= pages, f"records of {pages} pages")
+
+    def expect_loaded(self, number: int) -> None:
+        """The second server loads every page of a prompt."""
+        answer, pages = self.ask(self.second, number)
+        assert pages == self.pages(number)
+        self.expect(number, answer)
 
     def store(self, number: int, *, on: VllmServer | None = None, salt: str | None = None) -> Answer:
         """Lets a server (the first) compute a prompt and waits until its pages are in the pool."""
@@ -177,11 +190,10 @@ def strangers(servers: Hosts, directory: Server, model: Path) -> Pair:
 def started(strangers: Pair) -> Pair:
     if not strangers.directory.running:
         strangers.directory.start()
-        numbers = range(64, 70)
-        for number in numbers:
-            strangers.store(number)
-        until(lambda: strangers.directory.record_keys(), "records in the directory")
-        strangers.found_again(numbers)
+        strangers.store(68)
+        strangers.wait_published(strangers.pages(68))
+        strangers.ask(strangers.second, 69)
+        strangers.wait_directory(69)
     return strangers
 
 
