@@ -57,7 +57,9 @@ def _memory_of(buffer: Any) -> tuple[int, int, bool, Any]:
         return int(address), int(nbytes), True, None
     if hasattr(buffer, "data_ptr") and hasattr(buffer, "untyped_storage"):  # a torch tensor
         if not buffer.is_contiguous():
-            raise InvalidArgument("the tensor is not contiguous: register its storage, or call contiguous() first")
+            raise InvalidArgument(
+                "the tensor is not contiguous: register its storage, or call contiguous() first"
+            )
         return int(buffer.data_ptr()), int(buffer.numel() * buffer.element_size()), True, buffer
     if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
         buffer = np.from_dlpack(buffer)
@@ -76,7 +78,9 @@ def _memory_of(buffer: Any) -> tuple[int, int, bool, Any]:
 class Segment:
     """A byte range of this node: memory that the engine allocated, or that you registered. ``close()`` ends it."""
 
-    def __init__(self, engine: Engine, fields: tuple[int, str, int, int, int, int], exposed: bool, keep: Any) -> None:
+    def __init__(
+        self, engine: Engine, fields: tuple[int, str, int, int, int, int], exposed: bool, keep: Any
+    ) -> None:
         self._engine = engine
         self.id, self.name, self.address, self.nbytes, self._epochs, self.extent = fields
         self.exposed = exposed
@@ -429,7 +433,12 @@ class Engine:
         **options: Any,
     ) -> TransferResult:
         """``run(Intent("read", ...))``."""
-        if not options and isinstance(local, int) and isinstance(length, int) and isinstance(remote_offset, int):
+        if (
+            not options
+            and isinstance(local, int)
+            and isinstance(length, int)
+            and isinstance(remote_offset, int)
+        ):
             return self._move_one(peer, False, local, remote_segment, remote_offset, length)
         return self.run(Intent("read", peer, local, remote_segment, remote_offset, length, **options))
 
@@ -443,7 +452,12 @@ class Engine:
         **options: Any,
     ) -> TransferResult:
         """``run(Intent("write", ...))``."""
-        if not options and isinstance(local, int) and isinstance(length, int) and isinstance(remote_offset, int):
+        if (
+            not options
+            and isinstance(local, int)
+            and isinstance(length, int)
+            and isinstance(remote_offset, int)
+        ):
             return self._move_one(peer, True, local, remote_segment, remote_offset, length)
         return self.run(Intent("write", peer, local, remote_segment, remote_offset, length, **options))
 

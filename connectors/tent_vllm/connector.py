@@ -258,7 +258,11 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._scheduler.allocated(request, blocks, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
-        return TentMetadata(self._scheduler.build_plan(scheduler_output) if self._scheduler else StepPlan())
+        plan = self._scheduler.build_plan(scheduler_output) if self._scheduler else StepPlan()
+        lookup = self._lookup
+        if lookup is not None:
+            plan.generations = self._guard.run("generations", lookup.generations, lambda: {})
+        return TentMetadata(plan)
 
     def update_connector_output(self, connector_output: Any) -> None:
         scheduler = self._scheduler

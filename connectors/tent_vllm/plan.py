@@ -26,6 +26,9 @@ class StepPlan:
     save_blocks: NDArray[np.int64] = field(default_factory=no_blocks)
     reused: NDArray[np.int64] = field(default_factory=no_blocks)
     """Blocks that got a new owner since the last step: about to be overwritten."""
+    generations: dict[bytes, int] = field(default_factory=dict)
+    """Namespace digest -> how often it was cleared, by what look-ups have seen. A worker has a store of its own, which
+    would hear of a clear some time later and have its pages refused until then."""
     report: bool = False
     """Whether the worker must answer with a StepReport."""
 

@@ -12,7 +12,7 @@ from .plan import RankPages
 
 
 class RankLookup:
-    """Does directory I/O: for the look-up thread. `clear` may be called from another."""
+    """Does directory I/O: for the look-up thread. `clear` and `generations` may be called from another."""
 
     def __init__(self, handle: StoreHandle, pages: list[RankPages], pin_ms: int) -> None:
         self._handle = handle
@@ -37,8 +37,15 @@ class RankLookup:
         """The ranks' namespaces in `store`, which may be another one than the last time."""
         if store is not self._store:
             self._namespaces = [store.namespace(rank.fields) for rank in self._pages]
-            self._store = store
+            self._store = store  # last: `generations` looks at it first
         return self._namespaces
+
+    def generations(self) -> dict[bytes, int]:
+        """By namespace digest, how often it was cleared, as far as is known here. No I/O: for the scheduler."""
+        store = self._store
+        if store is None:
+            return {}
+        return {namespace.digest: store.generation(namespace) for namespace in self._namespaces}
 
     def clear(self) -> bool:
         """Clear the pages of all ranks, for everybody."""

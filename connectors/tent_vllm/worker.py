@@ -162,6 +162,7 @@ class WorkerSide:
         elif len(self._saves) >= self._settings.save_queue_steps:
             self._guard.count("save.dropped_queue_full", count)
         else:
+            self._store.saw_generation(self._namespace, plan.generations.get(self._namespace.digest, 0))
             tokens = np.uint64(self._owners.ctypes.data) + plan.save_blocks.astype(np.uint64) * np.uint64(8)
             timeout = self._settings.save_timeout_ms / 1000
             transfer = self._store.submit_put(

@@ -156,6 +156,7 @@ def test_a_directory_that_hangs_means_misses_until_it_goes_on(pair):
     pair.found_again(range(1, 6))
 
 
+@pytest.mark.leaves("the Redis that it starts anew is there for all the tests after it")
 def test_a_directory_that_dies_and_comes_back_empty(pair):
     for number in range(6):
         pair.store(pair.first, number)

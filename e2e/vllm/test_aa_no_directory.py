@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 Pair = Any  # conftest.py's, which is no module to import from
 
 STORED_WITHOUT = [9, 19, 62]
 
 
+@pytest.mark.leaves("the Redis that it starts is there for all the tests after it")
 def test_servers_serve_before_their_directory_is_there_and_find_it_by_themselves(strangers: Pair) -> None:
     assert not strangers.directory.running
     for number in STORED_WITHOUT:

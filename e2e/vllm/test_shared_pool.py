@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from tent_core.cli.vllm_server import BLOCK_TOKENS
 
 Pair = Any  # conftest.py's, which is no module to import from
@@ -104,6 +106,7 @@ def test_a_directory_that_hangs_and_goes_on(pair: Pair) -> None:
     pair.expect_loaded(17)
 
 
+@pytest.mark.leaves("the Redis that it starts anew is there for all the tests after it")
 def test_a_directory_that_dies_and_comes_back_empty(pair: Pair) -> None:
     pair.store(44)
     pair.first.reset(external=True)

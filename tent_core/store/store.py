@@ -323,6 +323,16 @@ class PageStore:
         for space in spaces:
             self._context.saw_generation(space, self.directory.clear(space))
 
+    def generation(self, namespace: Namespace) -> int:
+        """How often the namespace was cleared, as far as this node knows. No I/O."""
+        return self._context.generation(namespace.digest)
+
+    def saw_generation(self, namespace: Namespace, generation: int) -> None:
+        """Somebody who knows more than this node, such as another process of the same server, has it from the
+        directory: what is put from now on belongs to it. A lower one than is known changes nothing. No I/O."""
+        self._usable()
+        self._context.saw_generation(namespace.digest, generation)
+
     def pin(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
         """Keeps pages of this node from being evicted until `unpin`: HIT, or ABSENT for pages it does not own."""
         return self._pin(namespace, keys, True)

@@ -52,9 +52,13 @@ class Store:
         self.gets: list[Any] = []
         self.puts: list[Any] = []
         self.answer: list[PageStatus] = []
+        self.known = 0
 
-    def namespace(self, fields: dict[str, str]) -> dict[str, str]:
-        return fields
+    def namespace(self, fields: dict[str, str]) -> Any:
+        return SimpleNamespace(digest=repr(sorted(fields.items())).encode())
+
+    def saw_generation(self, ns: Any, generation: int) -> None:
+        self.known = max(self.known, generation)
 
     def register(self, region: tuple[int, int]) -> Any:
         return SimpleNamespace(close=lambda: None)
@@ -132,6 +136,14 @@ def test_a_load_that_takes_too_long_is_fenced_before_its_blocks_are_given_back(b
     assert bench.run(bench.plan(load_keys=[b"a"], load_blocks=[5])) == {5}
     _, _, transfer = bench.store.gets[0]
     assert transfer.cancelled and transfer.released
+
+
+def test_a_clear_that_the_scheduler_saw_counts_for_what_is_stored_after_it(bench: Bench) -> None:
+    digest = bench.store.namespace({"model": "m"}).digest
+    bench.run(bench.plan(save_keys=[b"a"], save_blocks=[1], generations={digest: 3, b"another": 9}))
+    assert bench.store.known == 3
+    bench.run(bench.plan(save_keys=[b"b"], save_blocks=[2]))
+    assert len(bench.store.puts) == 2
 
 
 def test_a_store_that_raises_is_a_miss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
