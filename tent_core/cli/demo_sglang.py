@@ -19,7 +19,7 @@ from pathlib import Path
 from tent_core.cli import demo_text
 from tent_core.cli.demo_common import generated_model, same_logprobs
 from tent_core.cli.demo_report import Row, as_json, report, succeeded
-from tent_core.cli.progress import Progress
+from tent_core.cli.progress import Steps
 from tent_core.cli.sglang_server import PAGE_TOKENS, SglangServer
 from tent_core.errors import InvalidArgument
 
@@ -57,7 +57,8 @@ def _interpreter(options: argparse.Namespace) -> str:
 
 
 def _demonstrate(python: str, folder: Path) -> list[Row]:
-    with Progress("model") as progress:
+    steps = Steps(3 + len(demo_text.CONVERSATIONS))
+    with steps.step("model") as progress:
         model = generated_model(python, _MODEL_SIZE, progress.update)
     # A directory of its own: the demo starts with nothing, and leaves nothing to the user's other processes.
     config = {"directory": {"embedded_dir": str(folder / "directory")}, "store": {"capacity": "512MiB"}}
@@ -67,14 +68,14 @@ def _demonstrate(python: str, folder: Path) -> list[Row]:
     with first, second:
         first.start(extra_config=config)
         second.start(extra_config=config)
-        with Progress("two SGLang servers") as progress:
+        with steps.step("two SGLang servers start") as progress:
             for server in (first, second):
                 server.wait_ready(progress=lambda line: progress.update(_stage(line)))
-        with Progress("warm-up"):
+        with steps.step("warm-up"):
             for server in (first, second):
-                server.generate("A few words to warm up.", new_tokens=2)
+                server.generate(demo_text.WARM_UP, new_tokens=2, cache_key=f"warm-up-{server.port}")
         page_bytes = _page_bytes(model)
-        return [_converse(name, first, second, page_bytes) for name in demo_text.CONVERSATIONS]
+        return [_converse(steps, name, first, second, page_bytes) for name in demo_text.CONVERSATIONS]
 
 
 def _stage(line: str) -> str:
@@ -82,9 +83,11 @@ def _stage(line: str) -> str:
     return line.partition("] ")[2] if line.startswith("[") else "importing"
 
 
-def _converse(name: str, first: SglangServer, second: SglangServer, page_bytes: int) -> Row:
+def _converse(
+    steps: Steps, name: str, first: SglangServer, second: SglangServer, page_bytes: int
+) -> Row:
     prompt = demo_text.prompt(name, next_turn=True)
-    with Progress(f"conversation '{name}'") as progress:
+    with steps.step(f"conversation '{name}'") as progress:
         progress.update("first server computes it")
         stored = first.backed_up()
         cold = first.generate(demo_text.prompt(name, next_turn=False), new_tokens=_NEW_TOKENS)

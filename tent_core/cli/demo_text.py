@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydoc_data.topics import topics
 
-__all__ = ["CONVERSATIONS", "prompt", "system_prompt"]
+__all__ = ["CONVERSATIONS", "WARM_UP", "prompt", "system_prompt"]
 
 _ROLE = """\
 You are the reference desk of a small software company. Engineers come to you with questions about the Python language
@@ -84,6 +84,10 @@ _QUESTION = (
 _CHAPTERS = ("if", "while", "for", "try")
 _MANUAL_CHARACTERS = 9000
 _QUOTE_CHARACTERS = 1100
+
+
+# Some hundred tokens that have nothing to do with the conversations.
+WARM_UP = "A few words to warm up before the questions come. " * 40
 
 
 def _chapter(name: str, limit: int) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tent_core.cli import demo_text
 from tent_core.cli.demo_common import generated_model, same_logprobs
 from tent_core.cli.demo_report import Row, as_json, report, succeeded
-from tent_core.cli.progress import Progress
+from tent_core.cli.progress import Steps
 from tent_core.cli.vllm_server import BLOCK_TOKENS, VllmServer
 from tent_core.errors import InvalidArgument
 
@@ -54,7 +54,8 @@ def _interpreter(options: argparse.Namespace) -> str:
 
 
 def _demonstrate(python: str, folder: Path) -> list[Row]:
-    with Progress("model") as progress:
+    steps = Steps(3 + len(demo_text.CONVERSATIONS))
+    with steps.step("model") as progress:
         model = generated_model(python, _MODEL_SIZE, progress.update)
     # A directory of its own: the demo starts with nothing, and leaves nothing to the user's other processes.
     config = {"directory": {"embedded_dir": str(folder / "directory")}, "store": {"capacity": "512MiB"}}
@@ -64,24 +65,24 @@ def _demonstrate(python: str, folder: Path) -> list[Row]:
     with first, second:
         first.start(connector={}, extra_config=config)
         second.start(connector={}, extra_config=config)
-        with Progress("two vLLM servers") as progress:
+        with steps.step("two vLLM servers start") as progress:
             for server in (first, second):
                 # What a line of vLLM's log says comes after its process, level, time and [place].
                 server.wait_ready(progress=lambda line: progress.update(line.rpartition("] ")[2]))
-        with Progress("warm-up") as progress:
+        with steps.step("warm-up"):
             for server in (first, second):
-                server.complete("A few words to warm up.", new_tokens=2)
-        return [_converse(name, first, second) for name in demo_text.CONVERSATIONS]
+                server.complete(demo_text.WARM_UP, new_tokens=2, salt=f"warm-up-{server.port}")
+        return [_converse(steps, name, first, second) for name in demo_text.CONVERSATIONS]
 
 
-def _converse(name: str, first: VllmServer, second: VllmServer) -> Row:
+def _converse(steps: Steps, name: str, first: VllmServer, second: VllmServer) -> Row:
     prompt = demo_text.prompt(name, next_turn=True)
-    with Progress(f"conversation '{name}'") as progress:
+    with steps.step(f"conversation '{name}'") as progress:
         progress.update("first server computes it")
         stored = first.stored_pages()
         cold = first.complete(demo_text.prompt(name, next_turn=False), new_tokens=_NEW_TOKENS)
-        # Its local prefix cache has the start of the second conversation: the rest is new.
-        first.wait_stored(stored + 1)
+        # Its local prefix cache has the start of the second conversation, and the pool as well: the rest is new.
+        first.wait_stored(stored + (cold.prompt_tokens - cold.cached_tokens) // BLOCK_TOKENS)
         progress.update("second server recomputes it")
         fresh = second.complete(prompt, new_tokens=_NEW_TOKENS, salt=f"recompute-{name}-{time.time_ns()}")
         progress.update("second server loads it through TENT")
