@@ -18,11 +18,15 @@ __all__ = ["Control", "StoreTransfer", "Workers"]
 
 log = logging.getLogger("tent.store")
 _QUEUE = 256  # operations that wait; one more is REFUSED
+_LAST_WAIT_S = 60.0  # far beyond every fence
 _MOVED = (PageStatus.HIT, PageStatus.STORED, PageStatus.PRESENT)
 
 
-class Cancellable(Protocol):
+class Running(Protocol):
     def cancel(self) -> bool: ...
+    @property
+    def released(self) -> bool: ...
+    def wait_released(self, timeout: float | None = None) -> bool: ...
 
 
 class Control:
@@ -30,10 +34,10 @@ class Control:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: list[Cancellable] = []
+        self._running: list[Running] = []
         self.cancelled = False
 
-    def add(self, transfer: Cancellable) -> None:
+    def add(self, transfer: Running) -> None:
         with self._lock:
             self._running.append(transfer)
             cancelled = self.cancelled
@@ -46,6 +50,18 @@ class Control:
             running = list(self._running)
         for transfer in running:
             transfer.cancel()
+
+    @property
+    def released(self) -> bool:
+        """Nothing of it touches memory any more."""
+        with self._lock:
+            return all(transfer.released for transfer in self._running)
+
+    def wait_released(self, timeout: float) -> bool:
+        """Waits up to ``timeout`` seconds for each of its engine transfers."""
+        with self._lock:
+            running = list(self._running)
+        return all([transfer.wait_released(timeout) for transfer in running])
 
 
 class StoreTransfer:
@@ -202,6 +218,13 @@ class Workers:
         except Exception:
             log.exception("a submitted operation failed")
             status = np.full(len(transfer._status), PageStatus.INTERNAL, dtype=np.uint8)
-        # An operation returns only when its engine transfers are released.
-        transfer._free.set()
+        # An operation waits for its engine transfers to be released, but not for ever.
+        if transfer._control.released:
+            transfer._free.set()
+            transfer._finish(status)
+            return
         transfer._finish(status)
+        if transfer._control.wait_released(_LAST_WAIT_S):
+            transfer._free.set()
+        else:
+            log.critical("%r is not released: its memory must not be used again", transfer)
