@@ -1,7 +1,7 @@
 """vLLM in one process with the connector: pages that are found and then do not come, with rubbish in their blocks.
 
-Standard input: {"config": TENT's configuration, "prompt": token ids}. Standard output: the answers computed, loaded,
-and after each failed load, with the counters.
+Standard input: {"config": TENT's configuration, "prompt": token ids, "pages": pages of the prompt}.
+Standard output: the answers computed, loaded, and after each failed load, with the counters.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import sys
+import time
 from typing import Any
 
 os.environ.update(
@@ -71,7 +72,23 @@ def main(model: str) -> None:
             "hits": hits,
         }
 
-    answers = {"computed": ask(), "loaded": ask()}
+    def wait_stored(pages: int) -> None:
+        """Saves go on after the answer, and are counted when vLLM works."""
+        deadline = time.monotonic() + 60
+        while (
+            sum(
+                metric.value
+                for metric in llm.get_metrics()
+                if metric.name == "vllm:tent_events" and metric.labels["event"] == "save.stored"
+            )
+            < pages
+        ):
+            assert time.monotonic() < deadline, f"{pages} pages are not stored"
+            llm.generate({"prompt_token_ids": [5, 6, 7]}, params, use_tqdm=False)
+
+    answers = {"computed": ask()}
+    wait_stored(task["pages"])
+    answers["loaded"] = ask()
     lose_pages([3, 7])
     answers["lost in the middle"] = ask()
     # The lost pages are not offered for a while; those before them are, and the first of those is lost now.

@@ -13,7 +13,8 @@ from tent_core.cli.demo_common import LOGPROB_TOLERANCE
 from tent_core.cli.vllm_server import BLOCK_TOKENS
 
 SCRIPT = Path(__file__).with_name("load_failure.py")
-PROMPT = [5 + i * (i + 7) % 4000 for i in range(BLOCK_TOKENS * 11 + 40)]
+PAGES = 11
+PROMPT = [5 + i * (i + 7) % 4000 for i in range(BLOCK_TOKENS * PAGES + 40)]
 
 
 def test_lost_pages_are_recomputed(model: Path, tmp_path: Path) -> None:
@@ -24,8 +25,11 @@ def test_lost_pages_are_recomputed(model: Path, tmp_path: Path) -> None:
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(model)],
-        input=json.dumps({"config": config, "prompt": PROMPT}), capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        input=json.dumps({"config": config, "prompt": PROMPT, "pages": PAGES}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     answers = json.loads(done.stdout.splitlines()[-1])
     for name, answer in answers.items():
