@@ -40,7 +40,10 @@ constexpr int kBuffer = 16 << 20;
 struct Request {
     uint64_t bytes;
     uint64_t count;
-    uint64_t write;  // 1: the peer receives, 0: it sends
+    uint64_t write;   // 1: the peer receives, 0: it sends
+    uint64_t window;  // both sides walk through so many bytes, block by block
+    // Where block `i` lies.
+    uint64_t at(uint64_t i) const { return i % std::max<uint64_t>(1, window / bytes) * bytes; }
 };
 
 [[noreturn]] void die(const char* what) {
@@ -117,11 +120,11 @@ void serve(int fd, char* memory) {
         for (uint64_t i = 0; i < request.count; ++i) {
             char token = 1;
             if (request.write != 0) {
-                if (!receive_all(fd, memory, request.bytes)) return;
+                if (!receive_all(fd, memory + request.at(i), request.bytes)) return;
                 send_all(fd, &token, 1);
             } else {
                 if (!receive_all(fd, &token, 1)) return;
-                send_all(fd, memory, request.bytes);
+                send_all(fd, memory + request.at(i), request.bytes);
             }
         }
     }
@@ -199,7 +202,7 @@ void stream_part(int fd, char* memory, Request request) {
     char token = 1;
     if (request.write != 0) {
         for (uint64_t i = 0; i < request.count; ++i) {
-            send_all(fd, memory, request.bytes);
+            send_all(fd, memory + request.at(i), request.bytes);
             if (i > 0 && !receive_all(fd, &token, 1)) die("recv");
         }
         if (!receive_all(fd, &token, 1)) die("recv");
@@ -208,17 +211,18 @@ void stream_part(int fd, char* memory, Request request) {
     send_all(fd, &token, 1);
     for (uint64_t i = 0; i < request.count; ++i) {
         if (i + 1 < request.count) send_all(fd, &token, 1);
-        if (!receive_all(fd, memory, request.bytes)) die("recv");
+        if (!receive_all(fd, memory + request.at(i), request.bytes)) die("recv");
     }
 }
 
 void streams(const std::array<int, kMaxStreams>& fds, Mappings& maps, Request request, size_t used) {
     request.bytes /= used;
-    maps.need(request.bytes * used);
+    request.window = std::max<uint64_t>(request.bytes, kWindow / used);
+    maps.need(request.window * used);
     std::vector<std::thread> helpers;
     double started = now();
     for (size_t i = 1; i < used; ++i) {
-        helpers.emplace_back(stream_part, fds[i], maps.from + i * request.bytes, request);
+        helpers.emplace_back(stream_part, fds[i], maps.from + i * request.window, request);
     }
     stream_part(fds[0], maps.from, request);
     for (auto& helper : helpers) helper.join();
@@ -226,17 +230,17 @@ void streams(const std::array<int, kMaxStreams>& fds, Mappings& maps, Request re
 }
 
 void puts_one_by_one(int fd, Mappings& maps, size_t bytes, size_t count) {
-    maps.need(bytes);
-    Request request{bytes, count, 1};
+    Request request{bytes, count, 1, std::max(bytes, kWindow)};
+    maps.need(request.window);
     send_all(fd, reinterpret_cast<char*>(&request), sizeof request);
     std::vector<double> times(count);
     double started = now();
-    for (double& time : times) {
+    for (size_t i = 0; i < count; ++i) {
         double before = now();
         char token = 0;
-        send_all(fd, maps.from, bytes);
+        send_all(fd, maps.from + request.at(i), bytes);
         if (!receive_all(fd, &token, 1)) die("recv");
-        time = (now() - before) * 1e6;
+        times[i] = (now() - before) * 1e6;
     }
     double seconds = now() - started;
     std::sort(times.begin(), times.end());
@@ -266,7 +270,7 @@ int main() {
         } else if (command == "cold") {
             cold(maps, bytes);
         } else if (command == "write" || command == "read") {
-            streams(fds, maps, Request{bytes, count, command == "write" ? 1u : 0u}, ways);
+            streams(fds, maps, Request{bytes, count, command == "write" ? 1u : 0u, 0}, ways);
         } else if (command == "put") {
             puts_one_by_one(fds[0], maps, bytes, count);
         } else {

@@ -1,6 +1,7 @@
 // BLAKE2b with a 16-byte digest, unkeyed (RFC 7693).
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/digest.h"
 
@@ -28,9 +29,22 @@ constexpr std::array<std::array<uint8_t, 16>, 10> kOrder = {{
 }};
 
 uint64_t load(const uint8_t* p) {
-    uint64_t v = 0;
-    for (size_t i = 0; i < 8; ++i) v |= uint64_t{p[i]} << (8 * i);
+    uint64_t v;
+    std::memcpy(&v, p, sizeof v);
+    if constexpr (std::endian::native == std::endian::big) v = __builtin_bswap64(v);
     return v;
+}
+
+[[gnu::always_inline]] inline void mix(uint64_t& a, uint64_t& b, uint64_t& c, uint64_t& d, uint64_t x,
+                                       uint64_t y) {
+    a += b + x;
+    d = std::rotr(d ^ a, 32);
+    c += d;
+    b = std::rotr(b ^ c, 24);
+    a += b + y;
+    d = std::rotr(d ^ a, 16);
+    c += d;
+    b = std::rotr(b ^ c, 63);
 }
 
 class Hasher {
@@ -69,22 +83,22 @@ class Hasher {
         }
         v[12] ^= total_;  // pages' keys are short: the counter's upper word stays zero
         if (last) v[14] = ~v[14];
-        auto mix = [&v](size_t a, size_t b, size_t c, size_t d, uint64_t x, uint64_t y) {
-            v[a] += v[b] + x;
-            v[d] = std::rotr(v[d] ^ v[a], 32);
-            v[c] += v[d];
-            v[b] = std::rotr(v[b] ^ v[c], 24);
-            v[a] += v[b] + y;
-            v[d] = std::rotr(v[d] ^ v[a], 16);
-            v[c] += v[d];
-            v[b] = std::rotr(v[b] ^ v[c], 63);
+        // Unrolled with constant indices, so that v stays in registers.
+        auto round = [&]<size_t R>(std::integral_constant<size_t, R>) __attribute__((always_inline)) {
+            constexpr const auto& s = kOrder[R % kOrder.size()];
+            mix(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]);
+            mix(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]);
+            mix(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]);
+            mix(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]);
+            mix(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]);
+            mix(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]);
+            mix(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]);
+            mix(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]]);
         };
-        for (size_t round = 0; round < kRounds; ++round) {
-            const auto& s = kOrder[round % kOrder.size()];
-            for (size_t i = 0; i < 4; ++i) mix(i, i + 4, i + 8, i + 12, m[s[2 * i]], m[s[2 * i + 1]]);
-            for (size_t i = 0; i < 4; ++i)
-                mix(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4, m[s[8 + 2 * i]], m[s[9 + 2 * i]]);
+        [&]<size_t... R>(std::index_sequence<R...>) {
+            (round(std::integral_constant<size_t, R>{}), ...);
         }
+        (std::make_index_sequence<kRounds>{});
         for (size_t i = 0; i < 8; ++i) state_[i] ^= v[i] ^ v[i + 8];
     }
 

@@ -10,7 +10,8 @@
 namespace tent {
 namespace {
 constexpr std::array<std::string_view, static_cast<size_t>(Protection::count)> kNames = {
-    "fence", "lease", "epoch", "check", "grant", "commit", "incarnation", "generation", "token", "bounds", "quarantine"};
+    "fence",       "lease",      "epoch", "check",  "grant",     "commit",
+    "incarnation", "generation", "token", "bounds", "quarantine"};
 std::array<std::atomic<bool>, static_cast<size_t>(Protection::count)> g_off{};
 
 // TENT_TEST_PROTECTION_OFF=name turns one protection off from the start: in native tests, in Python, and in

@@ -300,6 +300,7 @@ py::array_t<uint8_t> page_digests(const py::bytes& space, const py::list& keys) 
     size_t n = keys.size();
     py::array_t<uint8_t> out({static_cast<py::ssize_t>(n), py::ssize_t{16}});
     ByteView prefix = view(space);
+    uint8_t* to = out.mutable_data();
     for (size_t i = 0; i < n; ++i) {
         char* data;
         ssize_t size;
@@ -310,7 +311,7 @@ py::array_t<uint8_t> page_digests(const py::bytes& space, const py::list& keys) 
         }
         require(size >= 1 && size <= 256, "a page's key has 1 to 256 bytes");
         Id128 d = blake2b_128(prefix, as_bytes({data, static_cast<size_t>(size)}));
-        std::copy(d.begin(), d.end(), out.mutable_data() + 16 * i);
+        std::copy(d.begin(), d.end(), to + 16 * i);
     }
     return out;
 }

@@ -38,10 +38,7 @@ void Engine::finish(const std::shared_ptr<Transfer>& t, Status result, RangeStat
         uint64_t one = 1;
         [[maybe_unused]] ssize_t n = ::write(t->event_.get(), &one, sizeof one);
     }
-    if (followers_.load() != 0) {
-        std::lock_guard lock(done_mutex_);
-        done_cv_.notify_all();
-    }
+    wake_followers();
     if (t->has_callback_.load()) {
         {
             std::lock_guard lock(news_mutex_);
@@ -62,10 +59,7 @@ void Engine::release(const std::shared_ptr<Transfer>& t) {
     transfers_.erase(t->id_);
     std::erase(waiting_, keep);
     keep->released_.store(true, std::memory_order_release);
-    if (followers_.load() != 0) {
-        std::lock_guard lock(done_mutex_);
-        done_cv_.notify_all();
-    }
+    wake_followers();
 }
 
 bool Engine::cancel(Transfer& t) {

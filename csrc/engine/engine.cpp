@@ -177,7 +177,6 @@ void Engine::close(Nanos timeout) {
     }
     stop_ = true;
     poller_.wake();
-    leader_cv_.notify_all();
     news_cv_.notify_all();
     if (thread_.joinable()) thread_.join();
     copier_->stop();
@@ -349,8 +348,7 @@ Result<Bytes> Engine::call(Peer& peer, uint16_t method, ByteView request, Nanos 
         std::lock_guard token(token_);
         peer.call(method, request, c);
     }
-    std::unique_lock lock(c->mutex);
-    if (!c->cv.wait_for(lock, std::chrono::nanoseconds(timeout), [&] { return c->done; })) {
+    if (!wait_for(c->done, timeout)) {
         return {Code::deadline, "node '" + peer.descriptor().name + "' did not answer in time"};
     }
     if (!c->status.ok()) return c->status;

@@ -120,6 +120,7 @@ class Engine final : public transport::Sink {
     void link_probe(LinkId link, bool good);
     void peer_changed(Peer& peer);
     void peer_died(Peer& peer);
+    void wake_followers();  // what a waiting caller waits for may have come
     Lender* lender() { return lender_.get(); }
     bool deliver_notification(const std::string& peer, ByteView bytes);
 
@@ -146,8 +147,9 @@ class Engine final : public transport::Sink {
 
     // loop.cpp
     void loop();
-    void lead(Transfer& transfer, const std::atomic<bool>& flag, Nanos until);
-    bool wait_for(Transfer& transfer, const std::atomic<bool>& flag, Nanos timeout);
+    void lead(const std::atomic<bool>& flag, Nanos until);
+    bool wait_for(const std::atomic<bool>& flag, Nanos timeout);
+    Nanos others_lead(Nanos now) const;
     void cycle(const Poller::Batch* batch);
     void pump();
     void tick(Nanos now);
@@ -204,8 +206,7 @@ class Engine final : public transport::Sink {
     std::thread thread_;
     std::atomic<bool> stop_{false}, closed_{false};
     std::atomic<bool> leading_{false};
-    std::mutex leader_mutex_;
-    std::condition_variable leader_cv_;
+    std::atomic<Nanos> led_at_{0};
     std::mutex done_mutex_;
     std::condition_variable done_cv_;
     std::atomic<int> followers_{0};

@@ -14,28 +14,37 @@ using sched::Outcome;
 namespace {
 constexpr Nanos kIdleTick = 100 * kMillisecond;
 constexpr Nanos kBusyTick = 5 * kMillisecond;
-// How long the progress thread stays away once a caller leads. Short: a caller that has left wakes nobody.
-constexpr auto kLeaderPause = std::chrono::microseconds(200);
+// How long the progress thread stays away after a caller led: the next wait of that caller leads again, and a
+// second thread woken by the same events would only be in its way. Short: a caller that has left for good
+// wakes nobody.
+constexpr Nanos kLeaderPause = 200 * kMicrosecond;
 }  // namespace
 
 void Engine::loop() {
     Poller::Batch batch;
     while (!stop_) {
-        if (leading_.load(std::memory_order_acquire)) {
-            std::unique_lock lock(leader_mutex_);
-            leader_cv_.wait_for(lock, kLeaderPause, [this] { return stop_ || !leading_.load(); });
+        Nanos before = monotonic_now();
+        if (Nanos pause = others_lead(before); pause > 0) {
+            timespec nap{0, pause};
+            nanosleep(&nap, nullptr);
             continue;
         }
-        Nanos before = monotonic_now();
         Nanos timeout = std::clamp<Nanos>(next_wakeup_.load() - before, 0, kIdleTick);
         poller_.wait(batch, timeout);
-        if (leading_.load(std::memory_order_acquire)) continue;  // level-triggered: the leader sees it, too
+        if (others_lead(monotonic_now()) > 0) continue;  // level-triggered: the leader sees it, too
         std::lock_guard token(token_);
         Nanos late = monotonic_now() - before - timeout;
         lag_ = batch.count == 0 && late > 2 * kMillisecond ? late : 0;
         if (lag_ > 0) sprayer_.own_lag(lag_);
         cycle(&batch);
     }
+}
+
+// For how long the progress thread has nothing to do because a caller leads, or did so a moment ago.
+Nanos Engine::others_lead(Nanos now) const {
+    if (leading_.load(std::memory_order_acquire)) return kLeaderPause;
+    Nanos until = led_at_.load(std::memory_order_relaxed) + kLeaderPause;
+    return std::clamp<Nanos>(until - now, 0, kLeaderPause);
 }
 
 void Engine::cycle(const Poller::Batch* batch) {
@@ -281,9 +290,9 @@ void Engine::link_probe(LinkId link, bool good) {
 // ---- waiting
 // ----------------------------------------------------------------------------------------------------
 
-// The caller drives the loop until its transfer is done: no hand-off between threads for a small transfer.
-void Engine::lead(Transfer& t, const std::atomic<bool>& flag, Nanos until) {
-    (void)t;
+// The caller drives the loop until the flag it waits for is set: no hand-off between threads for a small
+// transfer.
+void Engine::lead(const std::atomic<bool>& flag, Nanos until) {
     Poller::Batch batch;
     Nanos spin_until = monotonic_now() + settings_.spin;
     while (!flag.load(std::memory_order_acquire)) {
@@ -305,7 +314,13 @@ void Engine::lead(Transfer& t, const std::atomic<bool>& flag, Nanos until) {
     }
 }
 
-bool Engine::wait_for(Transfer& t, const std::atomic<bool>& flag, Nanos timeout) {
+void Engine::wake_followers() {
+    if (followers_.load() == 0) return;
+    std::lock_guard lock(done_mutex_);
+    done_cv_.notify_all();
+}
+
+bool Engine::wait_for(const std::atomic<bool>& flag, Nanos timeout) {
     if (flag.load(std::memory_order_acquire)) return true;
     if (fork_generation() != born_) return false;
     Nanos start = monotonic_now();
@@ -313,14 +328,10 @@ bool Engine::wait_for(Transfer& t, const std::atomic<bool>& flag, Nanos timeout)
     while (!flag.load(std::memory_order_acquire)) {
         bool nobody = false;
         if (!stop_ && leading_.compare_exchange_strong(nobody, true)) {
-            lead(t, flag, until);
+            lead(flag, until);
+            led_at_.store(monotonic_now(), std::memory_order_relaxed);
             leading_.store(false, std::memory_order_release);
-            bool left_over;
-            {
-                std::lock_guard token(token_);
-                left_over = !transfers_.empty();
-            }
-            if (left_over || followers_.load() != 0) leader_cv_.notify_one();
+            wake_followers();  // one of them leads next
         } else {
             std::unique_lock lock(done_mutex_);
             ++followers_;
@@ -335,10 +346,10 @@ bool Engine::wait_for(Transfer& t, const std::atomic<bool>& flag, Nanos timeout)
 }
 
 bool Engine::wait(Transfer& t, Nanos timeout) {
-    return wait_for(t, t.done_, timeout);
+    return wait_for(t.done_, timeout);
 }
 bool Engine::wait_released(Transfer& t, Nanos timeout) {
-    return wait_for(t, t.released_, timeout);
+    return wait_for(t.released_, timeout);
 }
 
 }  // namespace tent::engine

@@ -41,13 +41,9 @@ bool can_read_memory(pid_t pid, uint64_t address, const Id128& expected) {
 }  // namespace
 
 void Call::finish(Status s, ByteView bytes) {
-    {
-        std::lock_guard lock(mutex);
-        status = std::move(s);
-        reply.assign(bytes.begin(), bytes.end());
-        done = true;
-    }
-    cv.notify_all();
+    status = std::move(s);
+    reply.assign(bytes.begin(), bytes.end());
+    done.store(true, std::memory_order_release);
 }
 
 Peer::Peer(Engine& engine, uint32_t index, Descriptor descriptor)
@@ -238,6 +234,7 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
                             std::min(body.size(), proto::kMaxMessage));
             it->second->finish({code, text}, code == Code::ok ? body : ByteView{});
             calls_.erase(it);
+            engine_.wake_followers();
             return;
         }
         case FrameType::notify_ack:
@@ -291,6 +288,7 @@ void Peer::die(const Status& why) {
     }
     for (auto& [id, call] : calls_) call->finish(why, {});
     calls_.clear();
+    engine_.wake_followers();
     for (Link& l : links_) {
         if (l.id != kNoId) engine_.link_down(l.id);
         for (auto* ch : {&l.channel, &l.probe}) {

@@ -20,11 +20,9 @@ enum class PeerState : uint8_t { connecting, alive, dead };
 
 // A question to the owner whose answer somebody waits for (store messages).
 struct Call {
-    std::mutex mutex;
-    std::condition_variable cv;
-    bool done = false;
     Status status;
     Bytes reply;
+    std::atomic<bool> done{false};  // the rest is set before, and never changes after
     void finish(Status s, ByteView bytes);
 };
 

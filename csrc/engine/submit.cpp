@@ -74,21 +74,21 @@ Status Engine::admit(Transfer& t, const Intent& in) {
     for (uint32_t i = 0; i < t.ranges(); ++i) {
         uint64_t length = t.left_[i];
         auto* address = reinterpret_cast<const uint8_t*>(t.local_[i]);
-        std::string who = "range " + std::to_string(i);
-        if (length == 0) return {Code::invalid_argument, who + " has length zero"};
+        auto who = [i] { return "range " + std::to_string(i); };
+        if (length == 0) return {Code::invalid_argument, who() + " has length zero"};
         if (t.prefix_[i + 1] < t.prefix_[i] || t.offset_[i] + length < length) {
-            return {Code::out_of_range, who + ": offset and length overflow"};
+            return {Code::out_of_range, who() + ": offset and length overflow"};
         }
         Segment* s = registry_.locate(address, length);
         if (s == nullptr) {
-            return {Code::unregistered, who + ": [" + hex(t.local_[i]) + ", +" + std::to_string(length) +
+            return {Code::unregistered, who() + ": [" + hex(t.local_[i]) + ", +" + std::to_string(length) +
                                             ") is not inside a registered segment: call register() first"};
         }
         if (s->revoked)
-            return {Code::segment_gone, who + ": segment '" + s->name + "' is being unregistered"};
+            return {Code::segment_gone, who() + ": segment '" + s->name + "' is being unregistered"};
         if (t.op_ == Op::read && !s->writable) {
             return {Code::read_only,
-                    who + ": segment '" + s->name + "' is a read-only buffer, it cannot be a destination"};
+                    who() + ": segment '" + s->name + "' is a read-only buffer, it cannot be a destination"};
         }
         if (std::find(t.used_.begin(), t.used_.end(), s->id) == t.used_.end()) t.used_.push_back(s->id);
         uint64_t begin = t.op_ == Op::read ? t.local_[i] : t.offset_[i];

@@ -21,7 +21,6 @@ __all__ = [
     "Statuses",
     "Words",
     "digests_of",
-    "listed",
     "make_batch",
     "page_lengths",
 ]
@@ -54,12 +53,6 @@ def digests_of(namespace: bytes, keys: Sequence[bytes]) -> Digests:
     """The pages' digests. Raises InvalidArgument for a key that is not 1 to 256 bytes."""
     found: Digests = _native.page_digests(namespace, keys if isinstance(keys, list) else list(keys))
     return found
-
-
-def listed(digests: Digests) -> list[bytes]:
-    """The digests as bytes objects, for the directory."""
-    raw = digests.tobytes()
-    return [raw[i : i + 16] for i in range(0, len(raw), 16)]
 
 
 def _words(values: Any, what: str) -> Words:

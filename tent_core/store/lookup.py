@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tent_core import _native
 from tent_core.engine import Peer
 from tent_core.errors import DirectoryUnavailable, TentError
-from tent_core.store.batch import Digests, Rows, Statuses, Words, listed
+from tent_core.store.batch import Digests, Rows, Statuses, Words
 from tent_core.store.context import Context, Deadline
 from tent_core.store.reason import PageStatus
 
@@ -63,7 +63,7 @@ class Located:
 def locate(context: Context, space: bytes, digests: Digests, lengths: Words | None) -> Located:
     """Looks pages up. With the directory down, pages that this node owns are found all the same."""
     try:
-        records, generation = context.directory.lookup(space, listed(digests))
+        records, generation = context.directory.lookup(space, digests)
     except DirectoryUnavailable:
         context.lost_directory()
         return _own_only(context, digests, lengths)

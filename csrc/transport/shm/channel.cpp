@@ -218,6 +218,7 @@ void ShmChannel::on_mapped(uint64_t request, Code code, ByteView body, std::vect
             if (status.ok() && !region) {
                 Result<Mapping> map = map_foreign(fds[1], n, write);
                 if (map.ok()) {
+                    copier_.warm(found->second, map->address(), n, write);
                     (write ? m.writable : m.readable)[extent] = std::move(*map);
                 } else {
                     status = map.status();

@@ -32,8 +32,8 @@ class ShmChannel final : public Channel {
     // The next post's jobs are waited for by a caller that helps.
     void set_helper(bool waits) { helper_waits_ = waits; }
 
-    // Fills `job` for immediate execution in the calling thread, if all that it needs is mapped already; after true,
-    // inline_ended() once it has run.
+    // Fills `job` for immediate execution in the calling thread, if all that it needs is mapped already;
+    // after true, inline_ended() once it has run.
     bool prepare_inline(const Attempt& attempt, CopyJob& job);
     void inline_ended() { --inline_; }
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include <cstring>
@@ -115,6 +116,7 @@ void Copier::stop() {
     {
         std::lock_guard lock(mutex_);
         stop_ = true;
+        warming_.clear();
     }
     work_cv_.notify_all();
     for (std::thread& t : threads_) {
@@ -162,7 +164,8 @@ bool Copier::help() {
 void Copier::work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        work_cv_.wait(lock, [this] { return stop_ || !jobs_.empty() || !tasks_.empty(); });
+        work_cv_.wait(lock,
+                      [this] { return stop_ || !jobs_.empty() || !tasks_.empty() || !warming_.empty(); });
         if (!tasks_.empty()) {
             std::function<void()> task = std::move(tasks_.front());
             tasks_.pop_front();
@@ -171,7 +174,11 @@ void Copier::work() {
             lock.lock();
             continue;
         }
-        if (jobs_.empty()) return;  // stopping
+        if (jobs_.empty()) {
+            if (stop_) return;
+            warm_some(lock);
+            continue;
+        }
         std::shared_ptr<CopyJob> job = std::move(jobs_.front());
         jobs_.pop_front();
         waiting_.store(jobs_.size(), std::memory_order_relaxed);
@@ -180,6 +187,37 @@ void Copier::work() {
         finish(std::move(job));
         lock.lock();
     }
+}
+
+void Copier::warm(std::shared_ptr<const void> keep, uint8_t* address, uint64_t bytes, bool writable) {
+    {
+        std::lock_guard lock(mutex_);
+        if (stop_) return;
+        warming_.push_back({std::move(keep), address, bytes, writable});
+    }
+    work_cv_.notify_one();
+}
+
+// A piece at a time, so that a copy that comes meanwhile need not wait for long. Nothing is lost where the
+// kernel (before Linux 5.14) does not know how.
+void Copier::warm_some(std::unique_lock<std::mutex>& lock) {
+#ifdef MADV_POPULATE_WRITE
+    constexpr uint64_t kPiece = 512 << 10;
+    Warming w = std::move(warming_.front());
+    warming_.pop_front();
+    lock.unlock();
+    uint64_t n = std::min(w.left, kPiece);
+    int advice = w.writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+    bool more = madvise(w.at, n, advice) == 0 && w.left > n;
+    w.at += n;
+    w.left -= n;
+    if (!more) w.keep.reset();  // outside the lock: it may be the last to hold the mapping
+    lock.lock();
+    if (more) warming_.push_front(std::move(w));
+#else
+    (void)lock;
+    warming_.clear();
+#endif
 }
 
 void Copier::parallel(size_t n, const std::function<void(size_t)>& fn) {
