@@ -29,6 +29,7 @@ __all__ = ["main", "measure"]
 
 _PAGE = 1 << 20
 _BATCH = 16
+_CAPACITY_MIB = 256
 _OWNER = """
 import json, sys
 from tent_core.store import PageStore
@@ -41,7 +42,7 @@ with PageStore.open(json.loads(sys.argv[1])) as store:
 @contextmanager
 def _owner() -> Iterator[str]:
     """The process whose memory holds the pages; gives its node name."""
-    settings = json.dumps({"store.capacity": "1GiB", "store.extent": "64MiB"})
+    settings = json.dumps({"store.capacity": f"{_CAPACITY_MIB}MiB", "store.extent": "32MiB"})
     process = subprocess.Popen(
         [sys.executable, "-c", _OWNER, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -133,6 +134,10 @@ def measure(quick: bool) -> Report:
         server = client(store.directory.url)
         try:
             plain = partial(floors.memcpy, _PAGE, _BATCH)
+            cold = interleave(partial(pages.put, _BATCH), plain, 3)
+            report.speeds("put 16 x 1MiB into memory not yet touched", "memcpy", cold, _BATCH * _PAGE)
+            for _ in range(2 * _CAPACITY_MIB // _BATCH):  # both floors and puts are of warm memory from here on
+                pages.put(_BATCH)
             puts = interleave(partial(pages.put, _BATCH), plain, pairs)
             report.ratios["put_16x1MiB"] = puts.speed
             report.speeds("put 16 x 1MiB", "memcpy", puts, _BATCH * _PAGE)

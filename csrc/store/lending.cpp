@@ -32,6 +32,9 @@ proto::Lent Store::lend(const WriterId& writer, const proto::LendRequest& reques
     }
     if (held > 0 && held + extents_.extent_bytes() > config_.loan_limit) return refuse(PageStatus::QUOTA);
     uint32_t extent = extents_.lend(writer, ++loans_);
+    // Whoever fills a whole extent will soon want the next: room is made before, not when it is asked for.
+    woken_ = true;
+    work_.notify_all();
     if (extent == kNoId) return refuse(PageStatus::NO_SPACE);
     out.code = static_cast<uint8_t>(PageStatus::STORED);
     out.loan = loans_;

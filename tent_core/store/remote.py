@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from tent_core.engine import Intent, Peer, Transfer
 from tent_core.errors import InvalidArgument, TentError
 from tent_core.store.batch import Batch, Rows, Statuses, Words
 from tent_core.store.context import Context, Deadline
-from tent_core.store.lookup import Messages, locate
+from tent_core.store.lookup import Messages
 from tent_core.store.reason import PageStatus, status_of_code
 from tent_core.store.transfer import Control
 
@@ -22,6 +23,7 @@ __all__ = ["RemoteWriter"]
 _HEADER = 64  # bytes that the owner keeps before each page
 _CALL_S = 5.0
 _GRACE_S = 10.0
+_ROOM_S = 0.25  # for how long an owner that has no free extent is asked again
 
 
 @dataclass
@@ -55,6 +57,7 @@ class _Owner:
         self.lock = threading.Lock()
         self.peer: Peer | None = None
         self.loan: _Loan | None = None
+        self.has_room = True  # as of the last time it was asked: a full one is not waited for again
 
 
 class RemoteWriter:
@@ -147,6 +150,19 @@ class RemoteWriter:
         if owner.loan is not None and owner.loan.fits(next_page):
             return None
         self._give_back(owner)
+        patience = time.monotonic() + (min(_ROOM_S, deadline.left) if owner.has_room else 0.0)
+        pause = 0.001
+        while (code := self._ask(owner, largest, deadline)) == PageStatus.NO_SPACE:
+            # The owner is asked to make room by the asking: reclaiming takes it a round trip to the directory.
+            if time.monotonic() + pause > patience:
+                break
+            time.sleep(pause)
+            pause *= 2
+        owner.has_room = code is not PageStatus.NO_SPACE
+        return code
+
+    def _ask(self, owner: _Owner, largest: int, deadline: Deadline) -> PageStatus | None:
+        """Asks for an extent. None: it is there."""
         try:
             assert owner.peer is not None
             reply = owner.peer.call(
@@ -221,11 +237,10 @@ class RemoteWriter:
         except TentError as error:
             return np.full(count, status_of_code(error.code), dtype=np.uint8)
         control.add(transfer)
-        # While the bytes travel: who has these pages already, and what their check is.
+        # While the bytes travel. Nobody is asked whether the pages are there already: the owner knows of its own, and
+        # when it publishes, the directory lets the first one win.
         checks = _native.page_checks(batch.digests, batch.addresses, batch.lengths, None)
-        located = locate(self._context, space, batch.digests, None)
         status = self._landed(owner, transfer, group, count, deadline)
-        status[(status == PageStatus.STORED) & (located.status == PageStatus.HIT)] = PageStatus.PRESENT
         if tokens is not None:
             changed = _native.read_tokens(tokens[0]) != tokens[1]
             status[(status == PageStatus.STORED) & changed] = PageStatus.UNSTABLE
