@@ -20,7 +20,7 @@ def test_it_is_cut_short_and_what_came_before_counts():
 
     def hang(control: Control) -> np.ndarray:
         cancelled = threading.Event()
-        control.add(types.SimpleNamespace(cancel=cancelled.set))
+        control.add(types.SimpleNamespace(cancel=cancelled.set, released=True))
         started.set()
         assert cancelled.wait(60), "nobody cancelled"
         return np.array([PageStatus.HIT, PageStatus.CANCELLED], np.uint8)
