@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from tent_core.config import load_config
+from tent_core.config import for_rank, load_config
 from tent_core.errors import Closed, Unsupported
 from tent_core.store import PageStore
 
 from .flat import FlatPages
 from .guard import Guard, log
-from .identity import model_fields, namespace_fields
+from .identity import model_fields, namespace_fields, rank_of_process
 from .mover import Mover, Op
 from .policy import boundary, leading, restorable_all, restorable_trailing
 from .pool import HostPool
@@ -55,7 +55,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         self._guard = Guard()
         self._model = model_fields(server_args())
         self._owns_store = store is None
-        self._store = PageStore.open(load_config(config)) if store is None else store
+        if store is None:
+            store = PageStore.open(for_rank(load_config(config), rank_of_process(storage_config)))
+        self._store = store
         self._mover = Mover(self._store, settings, self._guard)
         self._flat = FlatPages(self._store, self._mover, self._flat_namespace)
         self._lock = threading.Lock()

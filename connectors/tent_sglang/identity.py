@@ -76,6 +76,16 @@ def _tensor_parallel(config: Any, pool: Any, pool_name: str) -> str:
     return "shared" if replicated(config, pool, pool_name) else f"{config.tp_rank}/{config.tp_size}"
 
 
+def rank_of_process(config: Any) -> int:
+    """A number for this scheduler process that no other of the same server has."""
+    rank = 0
+    for kind in ("dp", "pp", "tp", "attn_cp"):
+        rank = rank * int(getattr(config, f"{kind}_size", 1) or 1) + int(
+            getattr(config, f"{kind}_rank", 0) or 0
+        )
+    return rank
+
+
 def _runs(lengths: Iterable[int]) -> str:
     """Part lengths in brief: [8, 8, 8, 2] is "3x8,1x2"."""
     return ",".join(f"{len(list(group))}x{length}" for length, group in groupby(int(n) for n in lengths))

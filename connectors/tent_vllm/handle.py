@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tent_core.config import Config, load_config
+from tent_core.config import Config, for_rank, load_config
 from tent_core.errors import (
     AuthFailed,
     InvalidArgument,
@@ -113,13 +113,11 @@ def acquire(key: str, source: Mapping[str, Any], *, worker: bool, rank: int = 0)
 
 def _one_of_many(config: Config, worker: bool, rank: int) -> Config:
     """A server is a node per process, and a configuration for all of them: names and ports must not collide."""
-    node, store = config.node, config.store
-    if not worker:
-        return replace(config, node=replace(node, name="", port=0), store=replace(store, capacity=0))
-    if rank:
-        name = f"{node.name}-{rank}" if node.name else ""
-        return replace(config, node=replace(node, name=name, port=node.port + rank if node.port else 0))
-    return config
+    if worker:
+        return for_rank(config, rank)
+    return replace(
+        config, node=replace(config.node, name="", port=0), store=replace(config.store, capacity=0)
+    )
 
 
 def release(handle: StoreHandle) -> None:

@@ -1,6 +1,7 @@
 """Configuration: one typed schema, read from a file, a dict and the environment. See docs/config.md."""
 
 from tent_core.config.load import load_config, variable_name
+from tent_core.config.ranks import for_rank
 from tent_core.config.resolve import has_configured_secret, resolve_secret, user_key_path
 from tent_core.config.schema import (
     ClusterConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "ShmConfig",
     "StoreConfig",
     "TcpConfig",
+    "for_rank",
     "format_size",
     "has_configured_secret",
     "hide_password",

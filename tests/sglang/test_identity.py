@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tent_sglang.identity import model_fields, namespace_fields, weights_digest
+from tent_sglang.identity import model_fields, namespace_fields, rank_of_process, weights_digest
 
 
 @dataclasses.dataclass
@@ -135,3 +135,13 @@ def test_model_fields_of_a_server_and_of_none(tmp_path):
     drawn = types.SimpleNamespace(model_path=path, load_format="dummy", random_seed=5)
     assert model_fields(drawn)["weights"] == "dummy:5"
     assert set(model_fields(None)) == set(model_fields(server))
+
+
+def test_processes_of_one_server_have_numbers_of_their_own():
+    def number(**ranks: int) -> int:
+        return rank_of_process(types.SimpleNamespace(tp_size=4, pp_size=2, **ranks))
+
+    numbers = [
+        number(dp_rank=dp, pp_rank=pp, tp_rank=tp) for dp in range(2) for pp in range(2) for tp in range(4)
+    ]
+    assert numbers == list(range(16))
