@@ -67,12 +67,16 @@ def _demonstrate(python: str, folder: Path) -> list[Row]:
         second.start(connector={}, extra_config=config)
         with steps.step("two vLLM servers start") as progress:
             for server in (first, second):
-                # What a line of vLLM's log says comes after its process, level, time and [place].
-                server.wait_ready(progress=lambda line: progress.update(line.rpartition("] ")[2]))
+                server.wait_ready(progress=lambda line: progress.update(_stage(line)))
         with steps.step("warm-up"):
             for server in (first, second):
                 server.complete(demo_text.WARM_UP, new_tokens=2, salt=f"warm-up-{server.port}")
         return [_converse(steps, name, first, second) for name in demo_text.CONVERSATIONS]
+
+
+def _stage(line: str) -> str:
+    """What a line of vLLM's log says, after its process, level, time and [place]; other lines say nothing here."""
+    return line.rpartition("] ")[2] if "] " in line else "importing"
 
 
 def _converse(steps: Steps, name: str, first: VllmServer, second: VllmServer) -> Row:

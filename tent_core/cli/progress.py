@@ -13,7 +13,7 @@ from typing import TextIO
 
 __all__ = ["Progress", "Steps"]
 
-_WIDTH = 100
+_WIDTH = 118
 _BAR = 20
 _REFRESH_S = 0.25
 
