@@ -401,9 +401,11 @@ void Peer::dial_links(Nanos now) {
     for (Link& l : links_) {
         if (l.is_shm) continue;
         for (auto* ch : {&l.channel, &l.probe}) {
-            if (*ch && !(*ch)->up() && now - (*ch)->dialled_at() > engine_.settings().connect_timeout) {
-                (*ch)->close({Code::link_failed, "no answer in time"});
-            }
+            if (!*ch || (*ch)->up() || now - (*ch)->dialled_at() <= engine_.settings().connect_timeout)
+                continue;
+            Status why{Code::link_failed, "no answer in time"};
+            (*ch)->close(why);
+            channel_down(ch->get(), why);  // it is not told by a close of our own, and is to be dialled again
         }
         if (l.id == kNoId && !l.channel && now >= l.next_dial) dial(l, now);
     }
@@ -537,8 +539,8 @@ void Peer::revoke(AttemptId id) {
     if (it != attempts_.end()) it->second.channel->revoke(id);
 }
 
-void Peer::revoke_at_owner(Channel* channel, AttemptId attempt) {
-    to_revoke_.push_back({channel, attempt});
+void Peer::revoke_at_owner(Channel*, AttemptId attempt) {
+    to_revoke_.push_back(attempt);
 }
 void Peer::forget_at_owner(AttemptId attempt) {
     to_forget_.push_back(attempt);
@@ -558,10 +560,8 @@ void Peer::send_revokes() {
         to_forget_.clear();
     }
     if (to_revoke_.empty()) return;
-    std::vector<AttemptId> ids;
-    for (const Revoke& r : to_revoke_) ids.push_back(r.attempt);
     Bytes body;
-    proto::encode_attempts(ids, body);
+    proto::encode_attempts(to_revoke_, body);
     Header h;
     h.type = FrameType::revoke;
     h.attempt = next_request_++;
@@ -574,21 +574,30 @@ void Peer::send_revokes() {
 void Peer::on_revoked(uint64_t request) {
     auto it = revoking_.find(request);
     if (it == revoking_.end()) return;
-    std::vector<Revoke> list = std::move(it->second);
+    std::vector<AttemptId> list = std::move(it->second);
     revoking_.erase(it);
-    for (const Revoke& r : list) r.channel->fenced(r.attempt);
+    for (AttemptId id : list) fenced(id);
+}
+
+// Its own answer may have ended the attempt before the revoke's came, and its channel with it: so the channel
+// is looked up, not remembered.
+void Peer::fenced(AttemptId id) {
+    auto it = attempts_.find(id);
+    if (it != attempts_.end()) it->second.channel->fenced(id);
 }
 
 void Peer::fence(bool pulls_too) {
-    std::vector<Revoke> all = std::move(to_revoke_);
+    std::vector<AttemptId> all = std::move(to_revoke_);
     to_revoke_.clear();
     for (auto& [id, list] : revoking_) all.insert(all.end(), list.begin(), list.end());
     revoking_.clear();
-    for (const Revoke& r : all) {
-        if (pulls_too || r.channel != shm_.get()) {
-            r.channel->fenced(r.attempt);
+    for (AttemptId id : all) {
+        auto it = attempts_.find(id);
+        bool pull = it != attempts_.end() && it->second.channel == shm_.get();
+        if (pull && !pulls_too) {
+            to_revoke_.push_back(id);
         } else {
-            to_revoke_.push_back(r);
+            fenced(id);
         }
     }
 }

@@ -111,6 +111,7 @@ class Peer final : public transport::Session,
     void dial_links(Nanos now);
     void send_revokes();
     void on_revoked(uint64_t request);
+    void fenced(AttemptId id);
     // What waits for the owner's answer to a revoke is certain without it: all, or all but pulls.
     void fence(bool pulls_too);
     void die(const Status& why);
@@ -141,13 +142,8 @@ class Peer final : public transport::Session,
     std::vector<proto::SegmentInfo> segments_;
     bool has_segments_ = false;
     uint64_t segment_request_ = 0, next_request_ = 1;
-    struct Revoke {
-        transport::Channel* channel;
-        AttemptId attempt;
-    };
-    std::vector<Revoke> to_revoke_;
-    std::vector<AttemptId> to_forget_;
-    std::map<uint64_t, std::vector<Revoke>> revoking_;
+    std::vector<AttemptId> to_revoke_, to_forget_;
+    std::map<uint64_t, std::vector<AttemptId>> revoking_;
     std::map<uint64_t, std::shared_ptr<Call>> calls_;
     std::map<uint64_t, Bytes>
         notifications_;  // sent, not yet confirmed: sent again on a new control connection

@@ -85,6 +85,7 @@ Status TcpChannel::dial() {
     dialled_at_ = monotonic_now();
     Status s;
     bulk_ = connect(proto::Purpose::data, s);
+    if (s.ok() && bulk_->closed()) return {Code::link_failed, describe() + " was closed at once"};
     return s;
 }
 
@@ -129,7 +130,7 @@ void TcpChannel::end(AttemptId attempt, End how, Status status, uint32_t piece) 
     bool given_up = it->second.given_up;
     if (how == End::revoked && it->second.by_link) how = End::link;
     pending_.erase(it);
-    if (given_up && how == End::done) how = End::revoked;  // the revoke was first
+    if (given_up && how != End::link) how = End::revoked;  // the revoke was first
     sink_.attempt_ended(attempt, how, std::move(status), piece);
 }
 
