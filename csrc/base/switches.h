@@ -17,6 +17,9 @@ enum class Protection : uint8_t {
     generation,
     token,
     bounds,
+    reroute,
+    account,
+    drain,
     quarantine,
     count
 };

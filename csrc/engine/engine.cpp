@@ -11,6 +11,7 @@
 
 #include "base/fork_guard.h"
 #include "base/log.h"
+#include "base/switches.h"
 #include "engine/door.h"
 
 namespace tent::engine {
@@ -143,6 +144,7 @@ void Engine::close(Nanos timeout) {
         door_->close();
         std::vector<std::shared_ptr<Transfer>> live;
         for (const auto& [id, t] : transfers_) live.push_back(t);
+        if (!protection_on(Protection::drain)) live.clear();
         for (const auto& t : live) {
             finish(t, {Code::closed, "the engine was closed"}, RangeState::cancelled);
             if (t->in_sprayer_) sprayer_.cancel_flow(t->id_, monotonic_now());

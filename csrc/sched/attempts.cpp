@@ -1,5 +1,6 @@
 // Attempts: posted, revoked, ended; each outcome is counted once on its link and once in its flow.
 #include "base/status.h"
+#include "base/switches.h"
 #include "sched/core.h"
 
 namespace tent::sched {
@@ -143,7 +144,8 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
             }
         }
     } else {
-        (outcome == Outcome::revoked ? l.revoked : l.failed).add(a.bytes());
+        if (protection_on(Protection::account))
+            (outcome == Outcome::revoked ? l.revoked : l.failed).add(a.bytes());
         if (l.first == kNoId) {
             l.path.idle();
             l.quiet_since = now_;
@@ -154,6 +156,10 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
         }
         // Errors of an attempt that was given up say nothing that the revoke's cause did not.
         if (outcome == Outcome::link_error && !a.revoking) go_down(a.link);
+        if (outcome == Outcome::link_error && !f.ending && !protection_on(Protection::reroute)) {
+            fail_flow(a.flow, static_cast<uint16_t>(Code::link_failed));
+            return;
+        }
         if (outcome == Outcome::refused && !f.ending) {
             fail_flow(a.flow, reason != 0 ? reason : static_cast<uint16_t>(Code::internal));
             return;

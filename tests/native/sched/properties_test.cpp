@@ -106,7 +106,7 @@ void random_life(World& w, uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("flows end once, are released once and fenced, whatever the links do (2, 3, 9)") {
+TEST_CASE("invariants 2, 3 and 9: flows end once, are released once and fenced, whatever the links do") {
     uint64_t done = 0, failed = 0, cancelled = 0, revokes = 0, suspects = 0;
     for (uint64_t seed = 1; seed <= 3000; ++seed) {
         CAPTURE(seed);
@@ -140,14 +140,46 @@ TEST_CASE("flows end once, are released once and fenced, whatever the links do (
     CHECK(suspects > 100);
 }
 
-TEST_CASE("the same events give the same actions (8)") {
+TEST_SUITE("protects:reroute") {
+    TEST_CASE("invariant 3: a link's fault moves its bytes elsewhere") {
+        for (uint64_t seed = 1; seed <= 100; ++seed) {
+            CAPTURE(seed);
+            World w;
+            random_life(w, seed);
+            for (const auto& [id, f] : w.flows) {
+                if (f.failed && f.deadline == kNever)
+                    REQUIRE(f.reason == static_cast<uint16_t>(Code::out_of_range));
+            }
+        }
+    }
+}
+
+TEST_SUITE("protects:account") {
+    TEST_CASE("invariant 9: every attempt is in one sum, whatever became of it") {
+        for (uint64_t seed = 1; seed <= 100; ++seed) {
+            CAPTURE(seed);
+            World w;
+            random_life(w, seed);
+            REQUIRE(w.sprayer.accounts_balance());
+            for (const auto& [link, list] : w.states) {
+                LinkView v = w.sprayer.view(link);
+                REQUIRE(v.outstanding == 0);
+                REQUIRE(v.posted == v.used + v.superseded + v.revoked + v.failed);
+            }
+        }
+    }
+}
+
+TEST_CASE("invariant 8: the same events give the same actions") {
     for (uint64_t seed = 1; seed <= 100; ++seed) {
         CAPTURE(seed);
-        World a, b;
-        a.tracing = b.tracing = true;
+        World a, b, other;
+        a.tracing = b.tracing = other.tracing = true;
         random_life(a, seed);
         random_life(b, seed);
+        random_life(other, seed + 1000);
         REQUIRE(a.trace.size() > 0);
         REQUIRE(a.trace == b.trace);
+        REQUIRE(a.trace != other.trace);  // the trace can tell
     }
 }
