@@ -72,6 +72,7 @@ def report(rows: Sequence[Row], page: str) -> str:
     notes = (
         "TTFT: time to first token. cold: the first server, which has seen no more of the conversation than the\n"
         "system prompt of the one before. recomputed, through TENT: the second server, the same prompt without and\n"
-        f"with what the first one computed. A page is {page}, all layers."
+        f"with what the first one computed. pages hit, moved: what came through TENT, not what the second server had\n"
+        f"itself by then (the system prompt, from the second conversation on). A page is {page}, all layers."
     )
     return f"\n{table(_HEAD, cells)}\n\n{notes}"
