@@ -29,18 +29,4 @@ void AttemptTable::raise_floor(AttemptId floor) {
     revoked_.erase(revoked_.begin(), std::lower_bound(revoked_.begin(), revoked_.end(), floor));
 }
 
-AttemptId AttemptWindow::open() {
-    open_.push_back(next_);
-    return next_++;
-}
-
-void AttemptWindow::close(AttemptId attempt) {
-    auto it = std::lower_bound(open_.begin(), open_.end(), attempt);
-    if (it != open_.end() && *it == attempt) open_.erase(it);
-}
-
-AttemptId AttemptWindow::floor() const {
-    return open_.empty() ? next_ : open_.front();
-}
-
 }  // namespace tent::proto

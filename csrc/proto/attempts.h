@@ -29,17 +29,4 @@ class AttemptTable {
     bool overflowed_ = false;
 };
 
-// The initiator's side of it: which attempts are unfinished, hence the floor to send along with a revoke.
-class AttemptWindow {
-  public:
-    AttemptId open();               // a new, higher number
-    void close(AttemptId attempt);  // ended (any outcome)
-    AttemptId floor() const;        // the smallest unfinished, or the next number when none is
-    size_t unfinished() const { return open_.size(); }
-
-  private:
-    AttemptId next_ = 1;
-    std::vector<AttemptId> open_;  // sorted
-};
-
 }  // namespace tent::proto
