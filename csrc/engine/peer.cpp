@@ -79,13 +79,13 @@ void Peer::start(Nanos now) {
 
 void Peer::dial_control(Nanos now) {
     next_control_dial_ = now + kRedial;
-    bool by_unix = same_host();
-    size_t ways = by_unix ? 1 : descriptor_.rails.size();
+    by_unix_ = same_host() && !unix_failed_;
+    size_t ways = by_unix_ ? 1 : descriptor_.rails.size();
     if (ways == 0)
         return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
     Result<transport::Dialled> d{Code::peer_unreachable, ""};
     std::string where = "unix socket";
-    if (by_unix) {
+    if (by_unix_) {
         d = transport::dial_unix(descriptor_.unix_name);
     } else {
         const RailAddress& rail = descriptor_.rails[control_route_++ % ways];
@@ -94,7 +94,14 @@ void Peer::dial_control(Nanos now) {
     }
     if (!d.ok()) {
         why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + d.status().message()};
-        if (by_unix || ++refused_in_a_row_ >= 2 * ways) die(why_);
+        // One kernel, but not one network namespace (containers): its abstract socket is out of our sight.
+        if (by_unix_ && !was_alive_ && engine_.settings().tcp && !descriptor_.rails.empty()) {
+            log(LogLevel::info, "peer '" + descriptor_.name + "': " + d.status().message() +
+                                    ": another network namespace, or gone; trying TCP");
+            unix_failed_ = true;
+            return dial_control(now);
+        }
+        if (by_unix_ || ++refused_in_a_row_ >= 2 * ways) die(why_);
         return;
     }
     control_ = std::make_unique<FrameStream>(
@@ -107,10 +114,15 @@ void Peer::dial_control(Nanos now) {
 void Peer::on_open(FrameStream& stream) {
     refused_in_a_row_ = 0;
     lease_ = proto::WriterLease(engine_.settings().lease, boottime_now());
-    if (!was_alive_ && same_host() && !pidfd_owner_) {
+    if (!was_alive_ && by_unix_ && !pidfd_owner_) {
         ucred cred{};
         socklen_t size = sizeof cred;
-        if (getsockopt(stream.fd(), SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0 && cred.pid > 0) {
+        bool known = getsockopt(stream.fd(), SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0 && cred.pid > 0;
+        if (!known) {
+            log(LogLevel::info,
+                "peer '" + descriptor_.name +
+                    "': its process is in a pid namespace that ours does not see; going over TCP");
+        } else {
             pidfd_owner_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, cred.pid, 0)));
             pidfd_ = pidfd_owner_.get();
             bool pull = engine_.settings().pull &&
@@ -271,7 +283,7 @@ void Peer::on_closed(FrameStream& stream, const Status& why) {
         return die({Code::peer_dead, "the process of node '" + descriptor_.name + "' is gone"});
     why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + why.message()};
     // Refused or reset on every rail, twice: nobody listens there any more.
-    size_t ways = same_host() ? 1 : std::max<size_t>(1, descriptor_.rails.size());
+    size_t ways = by_unix_ ? 1 : std::max<size_t>(1, descriptor_.rails.size());
     if (++refused_in_a_row_ > 2 * ways) return die(why_);
     next_control_dial_ = monotonic_now() + (refused_in_a_row_ > 1 ? kRedial : 0);
     engine_.wake_at(next_control_dial_);
@@ -334,7 +346,7 @@ void Peer::tick(Nanos now, Nanos lease_now) {
     }
     // The rail that carries the control connection may be lost without a word. Tokens come four times a
     // lease: another rail is tried before it runs out, so that one link's fault does not end the session.
-    if (control_ && control_->open() && !same_host() && descriptor_.rails.size() > 1 &&
+    if (control_ && control_->open() && !by_unix_ && descriptor_.rails.size() > 1 &&
         now - control_->last_received() > engine_.settings().lease / 2) {
         control_->close({Code::link_failed, control_->name + ": silent for half a lease"});
     }

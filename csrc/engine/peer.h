@@ -129,7 +129,7 @@ class Peer final : public transport::Session,
     size_t control_route_ = 0;  // which way the control connection is dialled next
     size_t refused_in_a_row_ = 0;
     Nanos next_control_dial_ = 0;
-    bool was_alive_ = false;
+    bool was_alive_ = false, by_unix_ = false, unix_failed_ = false;
     proto::WriterLease lease_;
     int pidfd_ = -1;
     UniqueFd pidfd_owner_;
