@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -28,17 +29,31 @@ bool read_number(const std::string& path, uint64_t& value) {
     return end != word.c_str();
 }
 
-// Walks from our cgroup (v2) to the root: every limit on the way counts.
-void cgroup_limits(uint64_t& least, std::string& what) {
-    std::ifstream f("/proc/self/cgroup");
-    std::string line, path;
-    while (std::getline(f, line)) {
-        if (line.starts_with("0::")) path = line.substr(3);
+// The files of a memory controller: cgroup v2's, and v1's, which some hosts still mount.
+struct Controller {
+    const char *root, *limit, *used, *idle;
+};
+constexpr Controller kV2{"/sys/fs/cgroup", "/memory.max", "/memory.current", "inactive_file"};
+constexpr Controller kV1{"/sys/fs/cgroup/memory", "/memory.limit_in_bytes", "/memory.usage_in_bytes",
+                         "total_inactive_file"};
+
+// Of memory.stat: what the kernel gives up first, so that it does not count as used.
+uint64_t reclaimable(const std::string& dir, const char* name) {
+    std::ifstream f(dir + "/memory.stat");
+    std::string key;
+    for (uint64_t value = 0; f >> key >> value;) {
+        if (key == name) return value;
     }
+    return 0;
+}
+
+// Walks from our cgroup to the root: every limit on the way counts.
+void cgroup_limits(const Controller& c, std::string path, uint64_t& least, std::string& what) {
     for (; !path.empty(); path = path.substr(0, path.rfind('/'))) {
-        std::string dir = "/sys/fs/cgroup" + (path == "/" ? "" : path);
+        std::string dir = c.root + (path == "/" ? "" : path);
         uint64_t limit = 0, used = 0;
-        if (read_number(dir + "/memory.max", limit) && read_number(dir + "/memory.current", used)) {
+        if (read_number(dir + c.limit, limit) && read_number(dir + c.used, used)) {
+            used -= std::min(used, reclaimable(dir, c.idle));
             uint64_t room = limit > used ? limit - used : 0;
             if (room < least) {
                 least = room;
@@ -46,6 +61,22 @@ void cgroup_limits(uint64_t& least, std::string& what) {
             }
         }
         if (path == "/") break;
+    }
+}
+
+void cgroup_limits(uint64_t& least, std::string& what) {
+    std::ifstream f("/proc/self/cgroup");
+    for (std::string line; std::getline(f, line);) {
+        size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        std::string controllers(1, ',');
+        controllers.append(line, first + 1, second - first - 1).push_back(',');
+        std::string path = line.substr(second + 1);
+        if (controllers == ",,") {
+            cgroup_limits(kV2, path, least, what);
+        } else if (controllers.find(",memory,") != std::string::npos) {
+            cgroup_limits(kV1, path, least, what);
+        }
     }
 }
 
