@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -57,13 +57,20 @@ def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -
 class PeerProcess:
     """One node. Requests are methods of ``_Node`` below: ``peer.allocate("kv", 4096)``."""
 
-    def __init__(self, config: Mapping[str, Any] | None = None, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
+        """``within``: a command that runs the node, as ``unshare`` does; its end must be the node's."""
         self._connection, theirs = Pipe()
         # Forked children of the node live until this end is closed, even when the node itself was killed.
         life, self._life = os.pipe()
         fds = (theirs.fileno(), life)
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), *(str(fd) for fd in fds)],
+            [*within, sys.executable, str(Path(__file__).resolve()), *(str(fd) for fd in fds)],
             pass_fds=fds,
             start_new_session=True,
         )
@@ -286,6 +293,12 @@ class _Node:
         """Leaves the interpreter with a transfer under way: nothing is closed by hand."""
         self.submit(op, peer, remote, local)
         raise SystemExit(0)
+
+    def open_store(self, config: dict[str, Any]) -> None:
+        """Opens a page store and closes it again."""
+        from tent_core.store import PageStore
+
+        PageStore.open(config).close()
 
     def close(self, timeout: float | None = None) -> None:
         self._engine.close(timeout)
