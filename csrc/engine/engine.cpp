@@ -144,7 +144,6 @@ void Engine::close(Nanos timeout) {
         door_->close();
         std::vector<std::shared_ptr<Transfer>> live;
         for (const auto& [id, t] : transfers_) live.push_back(t);
-        if (!protection_on(Protection::drain)) live.clear();
         for (const auto& t : live) {
             finish(t, {Code::closed, "the engine was closed"}, RangeState::cancelled);
             if (t->in_sprayer_) sprayer_.cancel_flow(t->id_, monotonic_now());
@@ -164,7 +163,7 @@ void Engine::close(Nanos timeout) {
         }
         return transfers_.empty();
     };
-    while (!quiet() && monotonic_now() < until) {
+    while (protection_on(Protection::drain) && !quiet() && monotonic_now() < until) {
         poller_.wake();
         timespec nap{0, 200 * kMicrosecond};
         nanosleep(&nap, nullptr);

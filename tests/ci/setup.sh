@@ -14,9 +14,14 @@ wanted_packages() {
     fi
     for tier in "$@"; do
         case $tier in
-            native | sanitize | protections)
+            native | sanitize)
                 echo "/usr/include/doctest/doctest.h doctest-dev native tests"
                 echo "ccache ccache faster builds"
+                ;;
+            protections)
+                echo "/usr/include/doctest/doctest.h doctest-dev native tests"
+                echo "ccache ccache faster builds"
+                echo "redis-server redis-server tests of the directory"
                 ;;
             unit | contract | metadata | store | integration)
                 echo "redis-server redis-server tests of the directory"
@@ -172,8 +177,14 @@ engine_env() {
 set_up() {
     install_packages "$@" || return 1
     make_test_env || return 1
-    case " $* " in
-        " lint " | " native " | " lint native ") return 0 ;;
-    esac
-    make_wheel && install_wheel "$build/venv"
+    local tier
+    for tier in "$@"; do
+        case $tier in
+            lint | native | sanitize | protections) ;; # these build what they run
+            *)
+                make_wheel && install_wheel "$build/venv"
+                return
+                ;;
+        esac
+    done
 }

@@ -146,6 +146,30 @@ def test_invariant_2_a_stopped_owner_wakes_with_the_bytes_in_its_socket() -> Non
         assert owner.count("kv", 0x55) == SIZE, "bytes of a released write landed when the owner woke"
 
 
+@pytest.mark.protects("drain")
+def test_invariant_10_close_returns_only_when_nothing_of_it_can_land_any_more() -> None:
+    """The owner stands still with the bytes in its socket; close() is asked in mid-transfer and waits for the lease."""
+    config = {**TCP, "engine.session_lease_ms": 2000}
+    with PeerProcess(config, name="owner") as owner, Engine(config, name="initiator") as engine:
+        address = owner.register("kv", SIZE)
+        port = Rewritten.parse(owner.descriptor).rails[0][1]
+        peer = engine.connect(owner.descriptor, PATIENCE)
+        source = np.full(SIZE, 0xAA, dtype=np.uint8)
+        engine.register(source, access="private")
+        intent = Intent("write", peer, [source.ctypes.data], peer.segment("kv"), [0], SIZE)
+        engine.run(intent)
+        owner.set("kv", 0)
+        with owner.stopped():
+            transfer = engine.submit(intent)
+            until(lambda: any(waiting > 1 << 16 for waiting in _connections(port)), "bytes in its socket")
+            engine.close(PATIENCE)
+            assert transfer.done and transfer.released
+            source[:] = 0xBB  # ours again
+            owner.poke(address, np.full(SIZE, 0x55, dtype=np.uint8))
+        until(lambda: not _connections(port), "end of the owner's connections")
+        assert owner.count("kv", 0x55) == SIZE, "bytes landed after close had returned"
+
+
 # ---- revoked grants -------------------------------------------------------------------------------------------------
 
 

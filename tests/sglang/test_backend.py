@@ -193,7 +193,8 @@ def test_the_copying_calls_have_pages_of_their_own(attach):
     assert reader.batch_exists(keys(1)) == 0, "not a page of the zero-copy calls"
 
 
-def test_nothing_is_raised_into_sglang_and_answers_keep_their_shape(attach, caplog):
+@pytest.mark.protects("guard")
+def test_invariant_7_nothing_is_raised_into_sglang_and_answers_keep_their_shape(attach, caplog):
     backend = attach()
     with caplog.at_level(logging.WARNING, logger="tent.sglang"):
         assert backend.batch_get_v1(keys(1, 2), indices(0)) == [False, False]

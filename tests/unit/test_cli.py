@@ -75,7 +75,8 @@ def test_mistakes_end_with_a_line_and_no_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_doctor_reports_and_changes_nothing() -> None:
+def test_doctor_reports_and_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     done = tent("doctor", "--json", "--no-engines")
     report = json.loads(done.stdout)
     areas = {item["area"] for item in report["findings"]}

@@ -323,7 +323,8 @@ def test_a_preempted_request_is_looked_up_and_saved_anew(bench: Bench) -> None:
     assert plan.save_blocks.tolist() == [9]
 
 
-def test_a_fault_in_planning_loses_saves_and_keeps_loads(bench: Bench) -> None:
+@pytest.mark.protects("guard")
+def test_invariant_7_a_fault_in_planning_loses_saves_and_keeps_loads(bench: Bench) -> None:
     request = Request("a", 12)
     bench.directory.pages = {b"a0"}
     bench.match(request)

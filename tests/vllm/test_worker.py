@@ -146,7 +146,8 @@ def test_a_clear_that_the_scheduler_saw_counts_for_what_is_stored_after_it(bench
     assert len(bench.store.puts) == 2
 
 
-def test_a_store_that_raises_is_a_miss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.protects("guard")
+def test_invariant_7_a_store_that_raises_is_a_miss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.store, "submit_get", lambda *a, **k: 1 / 0)
     monkeypatch.setattr(bench.store, "submit_put", lambda *a, **k: 1 / 0)
     plan = bench.plan(load_keys=[b"a"], load_blocks=[5], save_keys=[b"b"], save_blocks=[6], epoch=1)
