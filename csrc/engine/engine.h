@@ -130,6 +130,7 @@ class Engine final : public transport::Sink {
     void channel_down(transport::Channel* channel, const Status& why) override;
 
   private:
+    static constexpr Nanos kBusyTick = 5 * kMillisecond;
     class Door;  // accepts connections and sees them through the handshake
     explicit Engine(const Settings& settings);
     Status start();
@@ -144,6 +145,7 @@ class Engine final : public transport::Sink {
     bool run_inline(std::unique_lock<std::mutex>& token, Transfer& transfer);
     bool segments_known(Transfer& transfer);
     void schedule(const std::shared_ptr<Transfer>& transfer, Nanos now);
+    void tick_soon(Nanos now, bool will_wait);
 
     // loop.cpp
     void loop();

@@ -13,7 +13,6 @@ using sched::Outcome;
 
 namespace {
 constexpr Nanos kIdleTick = 100 * kMillisecond;
-constexpr Nanos kBusyTick = 5 * kMillisecond;
 // How long the progress thread stays away after a caller led: the next wait of that caller leads again, and a
 // second thread woken by the same events would only be in its way. Short: a caller that has left for good
 // wakes nobody.
@@ -66,8 +65,10 @@ void Engine::tick(Nanos now) {
     wake_at_ = kNever;
     Nanos lease_now = boottime_now();
     door_->tick(now);
+    bool busy = !transfers_.empty();
     for (auto it = sessions_.begin(); it != sessions_.end();) {
         it->second->tick(now, lease_now);
+        busy = busy || it->second->busy(now);
         if (it->second->over()) {
             if (lender_) lender_->writer_gone(it->second->writer());
             it = sessions_.erase(it);
@@ -98,7 +99,6 @@ void Engine::tick(Nanos now) {
                RangeState::failed);
         release(t);
     }
-    bool busy = !transfers_.empty() || !sessions_.empty() || !live_peers_.empty();
     next_tick_ = now + (busy ? kBusyTick : kIdleTick);
 }
 

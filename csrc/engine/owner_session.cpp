@@ -102,15 +102,21 @@ void OwnerSession::tick(Nanos now, Nanos lease_now) {
         close("the session's lease ran out");
         return;
     }
-    bool busy = now - last_work_ < kSecond;
     if (now >= next_token_) {
         issue_token(lease_now);
         // An idle session, too, must be renewed well before its lease runs out.
         Nanos idle = std::min(engine_.settings().idle_heartbeat, engine_.settings().lease / 4);
-        next_token_ = now + (busy ? std::min(engine_.settings().heartbeat, idle) : idle);
-    } else if (busy && next_token_ - now > engine_.settings().heartbeat) {
+        next_token_ = now + (busy(now) ? std::min(engine_.settings().heartbeat, idle) : idle);
+    } else if (busy(now) && next_token_ - now > engine_.settings().heartbeat) {
         next_token_ = now + engine_.settings().heartbeat;
     }
+}
+
+// Tokens come often while there is work, and the loop may have meant to sleep.
+void OwnerSession::note_work() {
+    Nanos now = monotonic_now();
+    if (!busy(now)) engine_.wake_at(now);
+    last_work_ = now;
 }
 
 void OwnerSession::flush() {
@@ -146,7 +152,7 @@ bool OwnerSession::over() const {
 // -----------------------------------------------------------------------------------------------------
 
 void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body) {
-    last_work_ = monotonic_now();
+    if (h.type != FrameType::echo) note_work();
     bool is_control = of(stream) != nullptr && of(stream)->purpose == proto::Purpose::control;
     if (!is_control && h.type != FrameType::read) {
         stream.close({Code::protocol, stream.name + ": a control frame on a data connection"});
@@ -166,7 +172,6 @@ void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body)
         case FrameType::notify:
             return on_notify(stream, h, body);
         case FrameType::echo:
-            last_work_ -= kSecond;  // an echo is no work
             lease_.echoed(h.aux, boottime_now());
             return;
         case FrameType::segments: {
@@ -257,7 +262,7 @@ void OwnerSession::on_notify(FrameStream& stream, const Header& h, ByteView body
 
 void OwnerSession::on_payload(FrameStream& stream, const Header& h, ByteView body,
                               std::vector<LocalPiece>& landing) {
-    last_work_ = monotonic_now();
+    note_work();
     Connection* c = of(stream);
     std::vector<proto::Piece> pieces;
     uint64_t total = 0;

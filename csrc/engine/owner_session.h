@@ -27,6 +27,7 @@ class OwnerSession final : public transport::StreamHandler {
     const WriterId& writer() const { return writer_; }
     const Id128& session() const { return writer_.session; }
     void tick(Nanos now, Nanos lease_now);
+    bool busy(Nanos now) const { return !closed_ && now - last_work_ < kSecond; }
     void flush();
     // Sends a part of a waiting read.
     void send_part(const proto::ReadGrant& grant);
@@ -85,6 +86,7 @@ class OwnerSession final : public transport::StreamHandler {
     void on_notify(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void drop_read(AttemptId attempt);
     void issue_token(Nanos lease_now);
+    void note_work();
     bool writer_gone() const;
     bool still_lent(Connection& connection) const;
     bool exited() const;  // its process, as far as it can be watched

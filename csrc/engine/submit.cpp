@@ -137,7 +137,18 @@ Result<std::shared_ptr<Transfer>> Engine::submit(const Intent& in, bool will_wai
     schedule(t, now);
     pump();
     if (auto* shm = in.peer->shm()) shm->set_helper(false);
+    tick_soon(now, will_wait);
     return t;
+}
+
+// The loop may be asleep until long after the first timer of this transfer. A caller that goes on to wait
+// sees to it.
+void Engine::tick_soon(Nanos now, bool will_wait) {
+    next_tick_ = std::min(next_tick_, now + kBusyTick);
+    Nanos next = next_wakeup(now);
+    if (next >= next_wakeup_.load()) return;
+    next_wakeup_.store(next);
+    if (!will_wait) poller_.wake();
 }
 
 // A small intent whose only route is the memory bus completes in the submitting thread. False: it takes the
