@@ -79,9 +79,15 @@ class Segment:
     """A byte range of this node: memory that the engine allocated, or that you registered. ``close()`` ends it."""
 
     def __init__(
-        self, engine: Engine, fields: tuple[int, str, int, int, int, int], exposed: bool, keep: Any
+        self,
+        engine: Engine,
+        fields: tuple[int, str, int, int, int, int],
+        exposed: bool,
+        keep: Any,
+        writable: bool = True,
     ) -> None:
         self._engine = engine
+        self.writable = writable  # by us; what peers may do is the access it was made with
         self.id, self.name, self.address, self.nbytes, self._epochs, self.extent = fields
         self.exposed = exposed
         self._keep = keep
@@ -367,10 +373,13 @@ class Engine:
             if access == "w" or name is not None:
                 raise ReadOnlyBuffer("the buffer is read-only: register it with access='r' or 'private'")
             access = "r"
-        return self._enter(self._native.add(address, nbytes, name or "", access, writable), access, keep)
+        fields = self._native.add(address, nbytes, name or "", access, writable)
+        return self._enter(fields, access, keep, writable)
 
-    def _enter(self, fields: tuple[int, str, int, int, int, int], access: str, keep: Any) -> Segment:
-        segment = Segment(self, fields, access != "private", keep)
+    def _enter(
+        self, fields: tuple[int, str, int, int, int, int], access: str, keep: Any, writable: bool = True
+    ) -> Segment:
+        segment = Segment(self, fields, access != "private", keep, writable)
         self._segments[segment.id] = segment
         return segment
 

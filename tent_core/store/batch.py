@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tent_core import _native
 from tent_core.engine import Engine
-from tent_core.errors import InvalidArgument, OutOfRange, Unregistered
+from tent_core.errors import InvalidArgument, OutOfRange, OverlappingRanges, ReadOnlyBuffer, Unregistered
 
 __all__ = [
     "Batch",
@@ -118,24 +118,27 @@ class Memory:
         self._lock = threading.Lock()
         self._known: tuple[int, int] = (-1, -1)
         self._starts = self._ends = np.empty(0, dtype=np.uint64)
+        self._writable = np.empty(0, dtype=np.bool_)
 
-    def _refresh(self) -> tuple[Words, Words]:
+    def _refresh(self) -> tuple[Words, Words, npt.NDArray[np.bool_]]:
         with self._lock:
             segments = list(self._engine._segments.values())
             # Ids rise and are never used twice: adding changes the largest, removing alone the number.
             state = (len(segments), max((segment.id for segment in segments), default=0))
             if state != self._known:
-                spans = sorted((segment.address, segment.address + segment.nbytes) for segment in segments)
-                self._starts = np.array([start for start, _ in spans], dtype=np.uint64)
-                self._ends = np.array([end for _, end in spans], dtype=np.uint64)
+                segments.sort(key=lambda segment: segment.address)
+                self._starts = np.array([segment.address for segment in segments], dtype=np.uint64)
+                self._ends = np.array([s.address + s.nbytes for s in segments], dtype=np.uint64)
+                self._writable = np.array([segment.writable for segment in segments], dtype=np.bool_)
                 self._known = state
-            return self._starts, self._ends
+            return self._starts, self._ends, self._writable
 
-    def check(self, batch: Batch) -> None:
-        """Raises Unregistered or OutOfRange unless every part lies in one registered segment."""
+    def check(self, batch: Batch, *, destination: bool = False) -> None:
+        """Raises Unregistered or OutOfRange unless every part lies in one registered segment. A destination must also
+        be writable, and its parts must not overlap: else ReadOnlyBuffer and OverlappingRanges."""
         if not len(batch):
             return
-        starts, ends = self._refresh()
+        starts, ends, writable = self._refresh()
         first = batch.addresses.ravel()
         size = batch.lengths.ravel()
         index = np.searchsorted(starts, first, side="right").astype(np.int64) - 1
@@ -157,3 +160,20 @@ class Memory:
                     f"a part of {int(size[at])} bytes at {int(first[at]):#x} reaches past the end of its segment "
                     f"({int(room[at])} bytes are left)"
                 )
+        if destination:
+            _check_destination(first, size, writable[index] | (size == 0) if len(starts) else None)
+
+
+def _check_destination(first: Words, size: Words, writable: npt.NDArray[np.bool_] | None) -> None:
+    if writable is not None and not writable.all():
+        bad = int(first[int(np.argmin(writable))])
+        raise ReadOnlyBuffer(f"address {bad:#x} lies in a read-only buffer: it cannot be a destination")
+    begin, end = first[size > 0], (first + size)[size > 0]
+    if (begin[1:] >= end[:-1]).all():
+        return  # in order: the usual case
+    order = np.argsort(begin)
+    begin, end = begin[order], end[order]
+    meet = begin[1:] < end[:-1]
+    if meet.any():
+        bad = int(begin[int(np.argmax(meet)) + 1])
+        raise OverlappingRanges(f"two destinations overlap at {bad:#x}: each page needs memory of its own")

@@ -458,7 +458,7 @@ class PageStore:
         if priority not in _PRIORITIES:
             raise InvalidArgument(f"priority must be one of {', '.join(_PRIORITIES)}, not {priority!r}")
         batch = make_batch(namespace.digest, keys, addresses, lengths)
-        self._context.memory.check(batch)
+        self._context.memory.check(batch, destination=True)
         return batch, None if lookup is None else _located_for(batch, lookup.located)
 
     def _put(

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from support.stores import Client, Open, all_are, names, page, wait_for
-from tent_core.errors import Closed, Forked, InvalidArgument, OutOfRange, Unregistered
+from tent_core.errors import (
+    Closed,
+    Forked,
+    InvalidArgument,
+    OutOfRange,
+    OverlappingRanges,
+    ReadOnlyBuffer,
+    Unregistered,
+)
 from tent_core.store import Namespace, PageStatus, StoreTransfer
 
 
@@ -244,6 +252,33 @@ def test_mistakes_of_the_caller_are_named(open_store: Open) -> None:
     with pytest.raises(InvalidArgument, match="at least one field"):
         client.store.namespace({})
     assert put(space, [], np.empty(0, dtype=np.uint64), 5).shape == (0,)
+
+
+def test_destinations_that_cannot_be(open_store: Open) -> None:
+    """Two pages into the same bytes, and a page into memory that is not to be written: refused, nothing touched."""
+    client = Client(open_store())
+    client.put(names(3))
+    client.buffer[:] = 0
+    meeting = client.addresses(3)[[1, 0, 0]]
+    meeting[2] += np.uint64(client.size - 1)  # the last byte of the second is the third's first
+    for call in (client.store.get, client.store.submit_get):
+        with pytest.raises(OverlappingRanges, match="overlap"):
+            call(client.space, names(3), meeting, client.size)
+    source = bytes(client.size)
+    segment = client.store.register(source)
+    constant = np.frombuffer(source, dtype=np.uint8)
+    with pytest.raises(ReadOnlyBuffer, match="read-only"):
+        client.store.get(
+            client.space, names(1), np.array([constant.ctypes.data], dtype=np.uint64), client.size
+        )
+    assert not any(source) and not client.buffer.any()
+    segment.close()
+    apart = client.addresses(3)[::-1]  # in any order
+    assert all_are(client.store.get(client.space, names(3), apart, client.size), PageStatus.HIT)
+    segment = client.segment
+    segment.close()
+    with pytest.raises(Unregistered, match="register"):  # freed
+        client.get(names(1))
 
 
 def test_sizes_that_do_not_fit(open_store: Open) -> None:
