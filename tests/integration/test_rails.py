@@ -25,14 +25,16 @@ SIZE = 16 << 20
 
 
 @contextmanager
-def two_rails() -> Iterator[tuple[PeerProcess, list[Relay], Engine, Any]]:
+def two_rails(
+    more: dict[str, Any] | None = None,
+) -> Iterator[tuple[PeerProcess, list[Relay], Engine, Any]]:
     with ExitStack() as stack:
         owner = stack.enter_context(PeerProcess(CONFIG, name="owner"))
         owner.register("kv", SIZE)
         owner.fill("kv", 1)
         rails = Rewritten.parse(owner.descriptor).rails
         relays = [stack.enter_context(Relay(rail[:2], rail[0])) for rail in rails]
-        engine = stack.enter_context(Engine(CONFIG, name="initiator"))
+        engine = stack.enter_context(Engine({**CONFIG, **(more or {})}, name="initiator"))
         peer = engine.connect(rewrite(owner.descriptor, relays), PATIENCE)
         yield owner, relays, engine, peer
 
@@ -103,4 +105,23 @@ def test_a_rail_comes_back() -> None:
             return all(row["bytes"] > before[row["name"]] for row in peer.links())
 
         until(uses_both, "work on the rail that came back")
+        assert np.array_equal(memory, pattern(1, SIZE))
+
+
+def test_a_rail_that_was_silent_longer_than_a_connection_takes_comes_back() -> None:
+    """Probes that nobody answers give way to new ones."""
+    with two_rails({"engine.connect_timeout_ms": 300}) as (_, relays, engine, peer):
+        memory = np.zeros(SIZE, dtype=np.uint8)
+        engine.register(memory, access="private")
+        intent = Intent("read", peer, [memory.ctypes.data], peer.segment("kv"), [0], SIZE)
+        engine.run(intent)
+        until(lambda: len([row for row in peer.links() if row["state"] == "up"]) == 2, "two links")
+        blackhole(relays[1])
+        engine.run(intent)
+        until(lambda: any(row["state"] == "down" for row in peer.links()), "notice of the silence")
+        known = len(relays[1].pairs)
+        until(lambda: len(relays[1].pairs) > known + 2, "one probe after another")
+        relays[1].release()
+        until(lambda: all(row["state"] in ("up", "probation") for row in peer.links()), "the rail's return")
+        engine.run(intent)
         assert np.array_equal(memory, pattern(1, SIZE))
