@@ -7,6 +7,7 @@
 #   bash tests/run.sh                  everything
 #   bash tests/run.sh unit contract    about a minute, once built
 #   PYTEST_ARGS='-k fence -x' bash tests/run.sh contract
+#   TENT_TEST_EXITS=1000 PYTEST_ARGS='-k interpreter_exits' bash tests/run.sh integration     the long form: 50 in CI
 #
 # Set-up goes into build/ci of this checkout and, for the serving engines' environments, into
 # ${XDG_CACHE_HOME:-~/.cache}/tent. As root, missing system packages are installed; otherwise they are named. The
@@ -30,7 +31,7 @@ fi
 for tier in "${tiers[@]}"; do
     case " ${all_tiers[*]} " in
         *" $tier "*) ;;
-        -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0" && exit 0 ;;
         *) echo "unknown tier '$tier'; there are: ${all_tiers[*]} all" >&2 && exit 2 ;;
     esac
 done
