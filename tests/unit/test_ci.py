@@ -24,6 +24,17 @@ def test_every_folder_of_tests_is_in_a_tier() -> None:
                 assert f"{base}/{folder.name}" in named
 
 
+def test_every_invariant_has_a_test_that_names_it() -> None:
+    """`test_invariant_6_...` in Python, `invariant 6: ...` in doctest: so one finds what holds the code to each."""
+    named = set[int]()
+    for path in (ROOT / "tests").rglob("*_test.cpp"):
+        for line in re.findall(r'TEST_CASE\("invariants? ([\d, and]+)', path.read_text(encoding="utf-8")):
+            named |= {int(number) for number in re.findall(r"\d+", line)}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        named |= {int(n) for n in re.findall(r"def test_invariant_(\d+)_", path.read_text(encoding="utf-8"))}
+    assert named == set(range(1, 12))
+
+
 def _summary(folder: Path, *steps: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "tests/ci/summary.py"), str(folder), *steps],
