@@ -28,7 +28,11 @@ wanted_packages() {
                 echo "ip iproute2 network namespaces"
                 echo "unshare util-linux namespaces"
                 ;;
+            demo-vllm)
+                echo "/usr/share/doc/libnuma1 libnuma1 vLLM on a CPU"
+                ;;
             e2e-vllm)
+                echo "/usr/share/doc/libnuma1 libnuma1 vLLM on a CPU"
                 echo "redis-server redis-server a shared directory"
                 ;;
             demo-sglang)
