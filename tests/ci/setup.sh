@@ -125,12 +125,17 @@ source_stamp() {
 
 # make_wheel: `pip wheel .` as a user would, kept until a source changes. Prints nothing; the wheel is $build/wheel/*.whl.
 make_wheel() {
-    local stamp
+    local stamp venv="$build/venv"
     stamp=$(source_stamp)
     [ "$(cat "$build/wheel/stamp" 2>/dev/null)" = "$stamp" ] && return 0
     rm -rf "$build/wheel"
     mkdir -p "$build/wheel"
-    CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) "$python" -m pip wheel --quiet --no-deps -w "$build/wheel" "$root" || return 1
+    # Debian's Python has no pip of its own; every virtual environment has one.
+    if [ ! -x "$venv/bin/pip" ]; then
+        venv="$build/wheel-venv"
+        [ -x "$venv/bin/pip" ] || "$python" -m venv "$venv" || return 1
+    fi
+    CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) "$venv/bin/python" -m pip wheel --quiet --no-deps -w "$build/wheel" "$root" || return 1
     echo "$stamp" >"$build/wheel/stamp"
 }
 
