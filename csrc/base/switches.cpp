@@ -9,9 +9,11 @@
 
 namespace tent {
 namespace {
+// In the enumeration's order.
 constexpr std::array<std::string_view, static_cast<size_t>(Protection::count)> kNames = {
-    "fence",       "lease",      "epoch", "check",  "grant",     "commit",
-    "incarnation", "generation", "token", "bounds", "quarantine"};
+    "fence",      "lease", "epoch",  "check",   "grant",   "commit", "incarnation",
+    "generation", "token", "bounds", "reroute", "account", "drain",  "quarantine"};
+static_assert(!kNames.back().empty(), "a protection without a name");
 std::array<std::atomic<bool>, static_cast<size_t>(Protection::count)> g_off{};
 
 // TENT_TEST_PROTECTION_OFF=name turns one protection off from the start: in native tests, in Python, and in
