@@ -148,11 +148,11 @@ def run_python(arguments: list[str], off: str) -> tuple[dict[str, Outcome], str]
         return read_results(report), (done.stdout + done.stderr)[-3000:]
 
 
-def python_tests(tests: Path, name: str) -> list[str]:
-    """Node ids of the tests marked with this protection."""
+def python_tests(tests: Path) -> dict[str, list[str]]:
+    """Node ids of the tests marked with each protection."""
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     listed = subprocess.run(
-        [*command, "-q", "--collect-only", "--protects", name, str(tests)],
+        [*command, "-q", "--collect-only", "--protects", "all", str(tests)],
         env=environment(""),
         capture_output=True,
         text=True,
@@ -160,7 +160,10 @@ def python_tests(tests: Path, name: str) -> list[str]:
     )
     if listed.returncode not in (0, 5):
         raise SystemExit(f"collecting the tests failed:\n{listed.stdout}{listed.stderr}")
-    return [line for line in listed.stdout.splitlines() if "::" in line]
+    found: dict[str, list[str]] = {}
+    for name, node in re.findall(r"^protects (\S+) (.+)$", listed.stdout, re.MULTILINE):
+        found.setdefault(name, []).append(node)
+    return found
 
 
 def fails_alone(node: str, off: str) -> bool:
@@ -204,7 +207,10 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or protections()
     report, covered = Report(), set[int]()
-    nodes = {name: python_tests(options.tests, name) for name in names}
+    marked = python_tests(options.tests)
+    for name in set(marked) - set(protections()):
+        report.add(name, "(none)", f"there is no protection '{name}', but {marked[name]} are marked with it")
+    nodes = {name: marked.get(name, []) for name in names}
     every = sorted({node for found in nodes.values() for node in found})
     on, said = run_python([str(ROOT / node) for node in every], "") if every else ({}, "")
     for name in names:

@@ -59,7 +59,9 @@ _IN_PYTHON = {"guard": _without_guards}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--protects", metavar="NAME", default="", help="only tests marked protects(NAME)")
+    parser.addoption(
+        "--protects", metavar="NAME", default="", help="only tests marked protects(NAME), or all so marked"
+    )
     parser.addoption(
         "--no-leftovers-check", action="store_true", help="do not look for what tests leave behind"
     )
@@ -89,11 +91,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """``--protects NAME``: only the tests that must fail when that protection is off."""
+    """``--protects NAME``: only the tests that must fail when that protection is off; ``all``: of any. With
+    ``--collect-only``, each is listed with the protection's name before it."""
     wanted = config.getoption("protects")
     if not wanted:
         return
-    kept = [item for item in items if any(wanted in mark.args for mark in item.iter_markers("protects"))]
+    marks = {item: [name for mark in item.iter_markers("protects") for name in mark.args] for item in items}
+    kept = [item for item in items if wanted in marks[item] or (wanted == "all" and marks[item])]
+    if config.option.collectonly:
+        for item in kept:
+            for name in marks[item]:
+                print(f"protects {name} {item.nodeid}")
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
