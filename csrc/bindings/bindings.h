@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "engine/engine.h"
+#include "engine/hold.h"
 
 namespace tent::bindings {
 

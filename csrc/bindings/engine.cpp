@@ -376,6 +376,8 @@ void bind_engine(py::module_& m) {
     bind_transfer(m);
     bind_peer(m);
     m.def("describe", &describe, "What a descriptor blob says, as a dict.");
+    py::class_<engine::Hold>(m, "NativeHold")
+        .def("release", &engine::Hold::release, py::call_guard<py::gil_scoped_release>());
     py::class_<EngineHandle, std::shared_ptr<EngineHandle>>(m, "NativeEngine")
         .def(py::init([](const py::dict& settings) {
             engine::Settings s = settings_of(settings);
@@ -399,6 +401,23 @@ void bind_engine(py::module_& m) {
                                    const Id128& i = h.engine->incarnation();
                                    return to_bytes(ByteView(i.data(), i.size()));
                                })
+        .def(
+            "hold",
+            [](const EngineHandle& h, const Array<uint64_t>& addresses, const Array<uint64_t>& lengths,
+               bool destination) {
+                if (addresses.size() != lengths.size())
+                    raise({Code::invalid_argument, "addresses and lengths differ in number"});
+                std::span<const uint64_t> a(addresses.data(), static_cast<size_t>(addresses.size()));
+                std::span<const uint64_t> l(lengths.data(), static_cast<size_t>(lengths.size()));
+                Result<std::unique_ptr<engine::Hold>> held{Code::internal, ""};
+                {
+                    py::gil_scoped_release nogil;
+                    held = engine::Hold::take(h.engine, a, l, destination);
+                }
+                check(held.status());
+                return std::move(*held);
+            },
+            py::arg("addresses"), py::arg("lengths"), py::arg("destination"))
         .def_property_readonly("usable", [](const EngineHandle& h) { return h.engine->usable().ok(); })
         .def("descriptor", [](const EngineHandle& h) { return to_bytes(h.engine->descriptor()); })
         .def(

@@ -99,6 +99,9 @@ class Engine final : public transport::Sink {
     std::vector<transport::Capabilities> capabilities() const;
     transport::shm::Copier& copier() { return *copier_; }
 
+    // The loop token, for a few instructions.
+    std::unique_lock<std::mutex> hold_loop() { return std::unique_lock(token_); }
+
     // ---- for peers and sessions, loop token held ----
     const Settings& settings() const { return settings_; }
     Registry& registry() { return registry_; }

@@ -31,7 +31,7 @@ struct Segment {
     UniqueFd face_fd;  // read-only descriptor of it
     transport::shm::Face* face = nullptr;
     bool revoked = false;
-    uint32_t transfers = 0;  // live ones that use it
+    uint32_t transfers = 0;  // live ones, and holds, that use it
 
     uint64_t extent_bytes() const { return memory.extent_bytes != 0 ? memory.extent_bytes : length; }
     proto::SegmentInfo info() const;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from tent_core import _native
 from tent_core.engine import Engine
-from tent_core.errors import InvalidArgument, OutOfRange, OverlappingRanges, ReadOnlyBuffer, Unregistered
+from tent_core.errors import InvalidArgument, OverlappingRanges
 
 __all__ = [
     "Batch",
@@ -21,6 +20,7 @@ __all__ = [
     "Statuses",
     "Words",
     "digests_of",
+    "hold",
     "make_batch",
     "page_lengths",
 ]
@@ -82,7 +82,7 @@ def page_lengths(lengths: Any, count: int) -> Words:
 
 
 def make_batch(namespace: bytes, keys: Sequence[bytes], addresses: Any, lengths: Any) -> Batch:
-    """Checks shapes and sizes; raises InvalidArgument. Memory is checked by `Memory.check`."""
+    """Checks shapes and sizes; raises InvalidArgument. Memory is checked by `hold`."""
     digests = digests_of(namespace, keys)
     where = _words(addresses, "addresses")
     if where.ndim == 1:
@@ -110,64 +110,18 @@ def make_batch(namespace: bytes, keys: Sequence[bytes], addresses: Any, lengths:
     return Batch(digests, np.ascontiguousarray(where), np.ascontiguousarray(sizes), totals)
 
 
-class Memory:
-    """Which addresses are registered with the engine. The store copies itself, so it must know."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._known: tuple[int, int] = (-1, -1)
-        self._starts = self._ends = np.empty(0, dtype=np.uint64)
-        self._writable = np.empty(0, dtype=np.bool_)
-
-    def _refresh(self) -> tuple[Words, Words, npt.NDArray[np.bool_]]:
-        with self._lock:
-            segments = list(self._engine._segments.values())
-            # Ids rise and are never used twice: adding changes the largest, removing alone the number.
-            state = (len(segments), max((segment.id for segment in segments), default=0))
-            if state != self._known:
-                segments.sort(key=lambda segment: segment.address)
-                self._starts = np.array([segment.address for segment in segments], dtype=np.uint64)
-                self._ends = np.array([s.address + s.nbytes for s in segments], dtype=np.uint64)
-                self._writable = np.array([segment.writable for segment in segments], dtype=np.bool_)
-                self._known = state
-            return self._starts, self._ends, self._writable
-
-    def check(self, batch: Batch, *, destination: bool = False) -> None:
-        """Raises Unregistered or OutOfRange unless every part lies in one registered segment. A destination must also
-        be writable, and its parts must not overlap: else ReadOnlyBuffer and OverlappingRanges."""
-        if not len(batch):
-            return
-        starts, ends, writable = self._refresh()
-        first = batch.addresses.ravel()
-        size = batch.lengths.ravel()
-        index = np.searchsorted(starts, first, side="right").astype(np.int64) - 1
-        inside = index >= 0
-        if len(starts):
-            inside &= first < ends[index]
-        inside |= size == 0
-        if not inside.all():
-            bad = int(first[int(np.argmin(inside))])
-            raise Unregistered(
-                f"address {bad:#x} lies in no registered memory: call store.register(buffer) first"
-            )
-        if len(starts):
-            room = ends[index] - first
-            fits = (size <= room) | (size == 0)
-            if not fits.all():
-                at = int(np.argmin(fits))
-                raise OutOfRange(
-                    f"a part of {int(size[at])} bytes at {int(first[at]):#x} reaches past the end of its segment "
-                    f"({int(room[at])} bytes are left)"
-                )
-        if destination:
-            _check_destination(first, size, writable[index] | (size == 0) if len(starts) else None)
+def hold(engine: Engine, batch: Batch, *, destination: bool) -> _native.NativeHold:
+    """Keeps the batch's memory from being unregistered until ``release()``. Raises Unregistered, OutOfRange or
+    SegmentGone unless every part lies in one registered segment; for a destination also ReadOnlyBuffer and
+    OverlappingRanges."""
+    first, size = batch.addresses.ravel(), batch.lengths.ravel()
+    held = engine._native.hold(first, size, destination)
+    if destination:
+        _check_apart(first, size)
+    return held
 
 
-def _check_destination(first: Words, size: Words, writable: npt.NDArray[np.bool_] | None) -> None:
-    if writable is not None and not writable.all():
-        bad = int(first[int(np.argmin(writable))])
-        raise ReadOnlyBuffer(f"address {bad:#x} lies in a read-only buffer: it cannot be a destination")
+def _check_apart(first: Words, size: Words) -> None:
     begin, end = first[size > 0], (first + size)[size > 0]
     if (begin[1:] >= end[:-1]).all():
         return  # in order: the usual case

@@ -12,7 +12,7 @@ import numpy as np
 
 from tent_core.engine import Engine
 from tent_core.metrics import Counter, Registry
-from tent_core.store.batch import Digests, Memory, Statuses, Words
+from tent_core.store.batch import Digests, Statuses, Words
 from tent_core.store.peers import Peers
 from tent_core.store.reason import PageStatus
 from tent_metadata import Directory
@@ -70,7 +70,6 @@ class Context:
         self.metrics = metrics
         self.config = config
         self.peers = peers
-        self.memory = Memory(engine)
         self.name = engine.name
         self.incarnation = engine.incarnation
         self.wake = Wake(native)  # there is something to do for upkeep

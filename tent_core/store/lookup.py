@@ -70,7 +70,28 @@ def locate(context: Context, space: bytes, digests: Digests, lengths: Words | No
     generation = context.saw_generation(space, generation)
     columns = _native.decode_records(records, context.name, generation, lengths)
     status, node, segment, epoch, offset, length, check, _version, nodes = columns
-    return Located(digests, status, node, segment, epoch, offset, length, check, nodes, records)
+    located = Located(digests, status, node, segment, epoch, offset, length, check, nodes, records)
+    _add_own(context, located, lengths)
+    return located
+
+
+def _add_own(context: Context, located: Located, lengths: Words | None) -> None:
+    """Pages that this node owns and has not published yet: its own index is what counts for them."""
+    absent = np.flatnonzero(located.status == PageStatus.ABSENT)
+    if context.native is None or not len(absent):
+        return
+    own, found = context.native.find(located.digests[absent])
+    here = own == PageStatus.HIT
+    if not here.any():
+        return
+    rows = absent[here]
+    me = (context.name, context.incarnation)
+    if me not in located.nodes:
+        located.nodes.append(me)
+    located.node[rows] = located.nodes.index(me)
+    located.length[rows] = found[here]
+    same = lengths is None or lengths[rows] == found[here]
+    located.status[rows] = np.where(same, PageStatus.HIT, PageStatus.LENGTH_MISMATCH)
 
 
 def _own_only(context: Context, digests: Digests, lengths: Words | None) -> Located:

@@ -18,7 +18,7 @@ from tent_core.config import Config, load_config
 from tent_core.engine import Engine, Peer, Segment
 from tent_core.errors import Closed, DirectoryUnavailable, Forked, InvalidArgument, TentError
 from tent_core.metrics import Registry
-from tent_core.store.batch import Batch, Statuses, Words, digests_of, make_batch, page_lengths
+from tent_core.store.batch import Batch, Statuses, Words, digests_of, hold, make_batch, page_lengths
 from tent_core.store.context import Context, Deadline
 from tent_core.store.lookup import Located, Lookup, Messages, lease, locate
 from tent_core.store.namespace import Namespace, Value
@@ -89,7 +89,7 @@ class PageStore:
     @classmethod
     def open(
         cls,
-        config: None | str | Mapping[str, Any] | Config = None,
+        config: str | Mapping[str, Any] | Config | None = None,
         *,
         engine: Engine | None = None,
         directory: Directory | None = None,
@@ -195,8 +195,12 @@ class PageStore:
         between this call and the end of the copy makes the page UNSTABLE, and it is not stored. ``node``: into that
         node's memory instead of our own.
         """
-        batch, tokens = self._put_batch(namespace, keys, addresses, lengths, token)
-        return self._put(namespace.digest, batch, tokens, node, self._deadline(timeout), Control())
+        deadline = self._deadline(timeout)
+        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token)
+        try:
+            return self._put(namespace.digest, batch, tokens, node, deadline, Control())
+        finally:
+            held.release()
 
     def get(
         self,
@@ -211,10 +215,12 @@ class PageStore:
     ) -> Statuses:
         """Brings pages into the caller's memory and verifies them: HIT or a miss reason each. The destination of a
         miss is undefined. ``lookup``: of the same keys, or of more that begin with them."""
-        batch, located = self._get_batch(namespace, keys, addresses, lengths, lookup, priority)
-        return self._reader.get(
-            namespace.digest, batch, located, self._deadline(timeout), priority, Control()
-        )
+        deadline = self._deadline(timeout)
+        batch, located, held = self._get_batch(namespace, keys, addresses, lengths, lookup, priority)
+        try:
+            return self._reader.get(namespace.digest, batch, located, deadline, priority, Control())
+        finally:
+            held.release()
 
     def submit_put(
         self,
@@ -228,10 +234,11 @@ class PageStore:
         node: str | None = None,
     ) -> StoreTransfer:
         """`put` beside the caller. Never blocks; the time-out counts from here."""
-        batch, tokens = self._put_batch(namespace, keys, addresses, lengths, token)
         deadline = self._deadline(timeout)
+        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token)
         return self._submit(
             batch,
+            held,
             deadline,
             lambda control: self._put(namespace.digest, batch, tokens, node, deadline, control),
         )
@@ -248,10 +255,11 @@ class PageStore:
         priority: str = "interactive",
     ) -> StoreTransfer:
         """`get` beside the caller. Never blocks; the time-out counts from here."""
-        batch, located = self._get_batch(namespace, keys, addresses, lengths, lookup, priority)
         deadline = self._deadline(timeout)
+        batch, located, held = self._get_batch(namespace, keys, addresses, lengths, lookup, priority)
         return self._submit(
             batch,
+            held,
             deadline,
             lambda control: self._reader.get(namespace.digest, batch, located, deadline, priority, control),
         )
@@ -433,17 +441,15 @@ class PageStore:
 
     def _put_batch(
         self, namespace: Namespace, keys: Sequence[bytes], addresses: Any, lengths: Any, token: Any
-    ) -> tuple[Batch, tuple[Words, Words] | None]:
+    ) -> tuple[Batch, tuple[Words, Words] | None, _native.NativeHold]:
         self._usable()
         batch = make_batch(namespace.digest, keys, addresses, lengths)
-        self._context.memory.check(batch)
-        if token is None:
-            return batch, None
-        tokens = np.ascontiguousarray(token, dtype=np.uint64)
-        if tokens.shape != (len(batch),):
+        tokens = None if token is None else np.ascontiguousarray(token, dtype=np.uint64)
+        if tokens is not None and tokens.shape != (len(batch),):
             raise InvalidArgument(f"token has shape {tokens.shape}: give the address of one counter per page")
+        held = hold(self.engine, batch, destination=False)
         # Read now: a put may wait in the queue while the block gets another owner.
-        return batch, (tokens, _native.read_tokens(tokens))
+        return batch, None if tokens is None else (tokens, _native.read_tokens(tokens)), held
 
     def _get_batch(
         self,
@@ -453,13 +459,13 @@ class PageStore:
         lengths: Any,
         lookup: Lookup | None,
         priority: str,
-    ) -> tuple[Batch, Located | None]:
+    ) -> tuple[Batch, Located | None, _native.NativeHold]:
         self._usable()
         if priority not in _PRIORITIES:
             raise InvalidArgument(f"priority must be one of {', '.join(_PRIORITIES)}, not {priority!r}")
         batch = make_batch(namespace.digest, keys, addresses, lengths)
-        self._context.memory.check(batch, destination=True)
-        return batch, None if lookup is None else _located_for(batch, lookup.located)
+        located = None if lookup is None else _located_for(batch, lookup.located)
+        return batch, located, hold(self.engine, batch, destination=True)
 
     def _put(
         self,
@@ -478,7 +484,9 @@ class PageStore:
             return np.full(len(batch), PageStatus.NO_SPACE, dtype=np.uint8)
         return self._writer.put(space, batch, tokens, deadline, control)
 
-    def _submit(self, batch: Batch, deadline: Deadline, operation: Any) -> StoreTransfer:
+    def _submit(
+        self, batch: Batch, held: _native.NativeHold, deadline: Deadline, operation: Any
+    ) -> StoreTransfer:
         assert self._workers is not None
 
         def run(control: Control) -> Statuses:
@@ -487,7 +495,7 @@ class PageStore:
             status: Statuses = operation(control)
             return status
 
-        return self._workers.submit(len(batch), run)
+        return self._workers.submit(len(batch), run, held.release)
 
 
 def _located_for(batch: Batch, located: Located) -> Located:

@@ -67,11 +67,13 @@ class Control:
 class StoreTransfer:
     """A submitted put or get. Keeps nothing of the caller's alive: the memory must stay until ``wait_released``."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, let_go: Callable[[], None]) -> None:
+        """``let_go`` is called once, when nothing of it touches memory any more."""
         self._status: Statuses = np.full(count, PageStatus.PENDING, dtype=np.uint8)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._free = threading.Event()
+        self._let_go = let_go
         self._callbacks: list[Callable[[StoreTransfer], None]] = []
         self._control = Control()
         self._started = False
@@ -115,7 +117,7 @@ class StoreTransfer:
                 return True
             self._started = True
         self._finish(np.full(len(self._status), PageStatus.CANCELLED, dtype=np.uint8))
-        self._free.set()
+        self._release()
         return True
 
     def add_done_callback(self, callback: Callable[[StoreTransfer], None]) -> None:
@@ -125,6 +127,10 @@ class StoreTransfer:
                 self._callbacks.append(callback)
                 return
         _call(callback, self)
+
+    def _release(self) -> None:
+        self._let_go()
+        self._free.set()
 
     def _begin(self) -> bool:
         with self._lock:
@@ -169,9 +175,11 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, count: int, operation: Operation) -> StoreTransfer:
+    def submit(
+        self, count: int, operation: Operation, let_go: Callable[[], None] = lambda: None
+    ) -> StoreTransfer:
         """Never blocks: with a full queue, or after ``close``, the transfer has ended with REFUSED or CLOSED."""
-        transfer = StoreTransfer(count)
+        transfer = StoreTransfer(count, let_go)
         refused = PageStatus.CLOSED
         with self._lock:
             if not self._closed:
@@ -182,7 +190,7 @@ class Workers:
                 except queue.Full:
                     refused = PageStatus.REFUSED
         transfer._finish(np.full(count, refused, dtype=np.uint8))
-        transfer._free.set()
+        transfer._release()
         return transfer
 
     def close(self) -> None:
@@ -220,11 +228,11 @@ class Workers:
             status = np.full(len(transfer._status), PageStatus.INTERNAL, dtype=np.uint8)
         # An operation waits for its engine transfers to be released, but not for ever.
         if transfer._control.released:
-            transfer._free.set()
+            transfer._release()
             transfer._finish(status)
             return
         transfer._finish(status)
         if transfer._control.wait_released(_LAST_WAIT_S):
-            transfer._free.set()
+            transfer._release()
         else:
             log.critical("%r is not released: its memory must not be used again", transfer)

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from support.stores import Client, Open, Server, all_are, names, wait_for
 from tent_core import _native
+from tent_core.errors import Busy, SegmentGone
 from tent_core.store import PageStatus
 
 _OWNER = """
@@ -210,3 +212,30 @@ def test_pages_put_into_another_node(open_store: Open) -> None:
 def test_the_same_statuses_on_both_sides() -> None:
     for status in PageStatus:
         assert _native.status_name(status) == status.name
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_invariant_11_memory_in_use_by_a_put_is_not_unregistered(
+    open_store: Open, server: Server, submitted: bool
+) -> None:
+    """The directory hangs under a put: its source stays registered until the put is over."""
+    client = Client(open_store(directory__timeout_ms=60_000))
+    keys = names(3)
+    server.stop()
+    if submitted:
+        addresses = client.addresses(len(keys))
+        transfer = client.store.submit_put(client.space, keys, addresses, client.size)
+        wait_for(lambda: client.store.stats()["stored"] == 3, "the put has begun")
+        over = transfer.wait_released
+    else:
+        thread = threading.Thread(target=client.put, args=(keys,))
+        thread.start()
+        wait_for(lambda: client.store.stats()["stored"] == 3, "the put has begun")
+        over = thread.join
+    with pytest.raises(Busy):
+        client.segment.close(0.05)
+    with pytest.raises(SegmentGone):  # and nothing new begins on it
+        client.put(keys)
+    server.resume()
+    over(30)
+    client.segment.close(30)

@@ -65,6 +65,15 @@ class Server:
     def client(self) -> Any:
         return redis.Redis(unix_socket_path=str(self.socket))
 
+    def stop(self) -> None:
+        """It answers nobody until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()
