@@ -23,7 +23,7 @@ wanted_packages() {
                 echo "ccache ccache faster builds"
                 echo "redis-server redis-server tests of the directory"
                 ;;
-            unit | contract | metadata | store | integration)
+            unit | contract | metadata | store | integration | testbed)
                 echo "redis-server redis-server tests of the directory"
                 echo "ip iproute2 network namespaces"
                 echo "unshare util-linux namespaces"

@@ -132,6 +132,7 @@ in_engine() {
 
 tier_e2e_vllm() { in_engine vllm; }
 tier_e2e_sglang() { in_engine sglang; }
+tier_testbed() { in_tests testbed e2e/testbed; }
 
 tier_bench() {
     build_native bench -DTENT_BUILD_BENCH=ON -DTENT_BUILD_PYTHON=OFF -DCMAKE_BUILD_TYPE=Release || return 1
