@@ -93,6 +93,8 @@ def _converse(steps: Steps, name: str, first: VllmServer, second: VllmServer) ->
         before = _loads(second)
         loaded = second.complete(prompt, new_tokens=_NEW_TOKENS)
         after = _loads(second)
+        progress.update("second server has it itself")
+        own = second.complete(prompt, new_tokens=1)
     differences = [abs(a - b) for a, b in zip(loaded.logprobs, fresh.logprobs, strict=False)]
     return Row(
         conversation=name,
@@ -100,6 +102,7 @@ def _converse(steps: Steps, name: str, first: VllmServer, second: VllmServer) ->
         cold_s=cold.first_token_s,
         recomputed_s=fresh.first_token_s,
         through_tent_s=loaded.first_token_s,
+        own_cache_s=own.first_token_s,
         pages_hit=int(after["tokens"] - before["tokens"]) // BLOCK_TOKENS,
         bytes_moved=int(after["bytes"] - before["bytes"]),
         load_s=(after["microseconds"] - before["microseconds"]) / 1e6,
