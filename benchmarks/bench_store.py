@@ -136,7 +136,8 @@ def measure(quick: bool) -> Report:
             plain = partial(floors.memcpy, _PAGE, _BATCH)
             cold = interleave(partial(pages.put, _BATCH), plain, 3)
             report.speeds("put 16 x 1MiB into memory not yet touched", "memcpy", cold, _BATCH * _PAGE)
-            for _ in range(2 * _CAPACITY_MIB // _BATCH):  # both floors and puts are of warm memory from here on
+            # Floors and puts are of warm memory from here on.
+            for _ in range(2 * _CAPACITY_MIB // _BATCH):
                 pages.put(_BATCH)
             puts = interleave(partial(pages.put, _BATCH), plain, pairs)
             report.ratios["put_16x1MiB"] = puts.speed

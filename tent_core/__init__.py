@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tent_core.engine import Engine, Intent, Peer, RemoteSegment, Segment, Transfer, TransferResult
 
-__all__ = ["Engine", "Intent", "Peer", "RemoteSegment", "Segment", "Transfer", "TransferResult", "__version__"]
+__all__ = [
+    "Engine",
+    "Intent",
+    "Peer",
+    "RemoteSegment",
+    "Segment",
+    "Transfer",
+    "TransferResult",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 

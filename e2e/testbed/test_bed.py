@@ -27,7 +27,7 @@ _SENT = 200
 
 
 def _arrived(bed: Testbed, host: int) -> int:
-    """Datagrams that a host has taken in, to a port that nobody listens at. Interfaces count what they then drop, too."""
+    """Datagrams that a host has taken in. (Interfaces count what they then drop, too.)"""
     cat = bed.run(host, ["cat", "/proc/net/snmp"], stdout=subprocess.PIPE, text=True)
     names, values = (line.split() for line in cat.communicate()[0].splitlines() if line.startswith("Udp:"))
     return int(dict(zip(names, values, strict=True))["NoPorts"])
@@ -121,6 +121,9 @@ def test_the_command_line(make_bed: MakeBed, capfd: pytest.CaptureFixture[str]) 
 
 def test_a_process_on_a_host_knows_who_it_is(make_bed: MakeBed) -> None:
     bed = make_bed(0, 0)
-    script = "from tent_core.config import load_config as l; n = l({'cluster.secret': 'a secret of this test'}).node; print(n.host_identity, *n.bind)"
+    script = (
+        "from tent_core.config import load_config;"
+        "node = load_config({'cluster.secret': 'a secret of this test'}).node; print(node.host_identity, *node.bind)"
+    )
     process = bed.run(1, [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.communicate()[0].split() == [bed.namespace(1), "10.77.0.2", "10.77.1.2"]

@@ -25,8 +25,9 @@ def test_the_other_goes_on_serving(pair: Pair) -> None:
     with ThreadPoolExecutor(len(NUMBERS)) as threads:
         waiting = {number: threads.submit(pair.complete, pair.second, number) for number in NUMBERS}
         until(
-            lambda: pair.relay.waiting("to_client")
-            and pair.relay.total_passed("to_client") - before >= ARRIVED,
+            lambda: (
+                pair.relay.waiting("to_client") and pair.relay.total_passed("to_client") - before >= ARRIVED
+            ),
             "some pages have arrived and the rest is held back",
         )
         pair.first.kill()

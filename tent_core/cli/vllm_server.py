@@ -129,7 +129,9 @@ class VllmServer(ServerProcess):
             _, text = self.call("GET", "/metrics")
         except (OSError, http.client.HTTPException):
             return ""
-        return "\n".join(line for line in text.splitlines() if line.startswith("vllm:tent_") and "_created" not in line)
+        return "\n".join(
+            line for line in text.splitlines() if line.startswith("vllm:tent_") and "_created" not in line
+        )
 
     def wait_stored(self, pages: int, timeout: float = 60) -> None:
         """Returns when the server has stored `pages` pages since it started; keeps it working meanwhile."""

@@ -103,7 +103,8 @@ def test_a_killed_writers_loan_comes_back_and_its_pages_stay(owner: PageStore, w
     writer.process.kill()
     writer.process.communicate()
     wait_for(
-        lambda: _extents(owner, "lent") + _extents(owner, "quarantined") == 0, "the dead writer's loan is taken back"
+        lambda: _extents(owner, "lent") + _extents(owner, "quarantined") == 0,
+        "the dead writer's loan is taken back",
     )
     reader = Client(owner)
     assert all_are(reader.get(names(5)), PageStatus.HIT)
@@ -112,7 +113,9 @@ def test_a_killed_writers_loan_comes_back_and_its_pages_stay(owner: PageStore, w
 
 @pytest.mark.protects("quarantine")
 @pytest.mark.parametrize("transport", ["shm"], indirect=True)
-def test_invariant_2_a_stopped_writers_loan_is_not_reused_before_it_is_gone(owner: PageStore, writer: Writer) -> None:
+def test_invariant_2_a_stopped_writers_loan_is_not_reused_before_it_is_gone(
+    owner: PageStore, writer: Writer
+) -> None:
     """It may be stopped inside a copy, and wakes with the rest of it to write."""
     writer.process.send_signal(signal.SIGSTOP)
     wait_for(lambda: _extents(owner, "lent") == 0, "the session's lease runs out")
