@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,9 @@ class Server:
 
     def start(self) -> None:
         command = [self._program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
-        self._process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
+        # A sanitizer that is preloaded into the tests has no business in the server.
+        env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        self._process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL, env=env)
         wait_for(self._answers, "the Redis of this test answers")
 
     def _answers(self) -> bool:
