@@ -154,9 +154,11 @@ StatusArray get(Store& s, const Digests& digests, const Words& addresses, const 
     store::PageBatch batch = batch_of(digests, addresses, lengths, std::nullopt);
     Statuses status(batch.count);
     std::span<PageStatus> out = status.span();
-    py::gil_scoped_release nogil;
-    s.get(batch, check_bytes, out);
-    return status.array;
+    {
+        py::gil_scoped_release nogil;
+        s.get(batch, check_bytes, out);
+    }
+    return status.array;  // with the lock: it counts a reference
 }
 
 py::tuple find(const Store& s, const Digests& digests) {
