@@ -127,6 +127,7 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
         delivered(a.link, a.left(), l.first != kNoId);
         // What its bytes do not explain is latency; only an attempt that waited behind nothing can tell.
         if (a.alone) {
+            set_rate(l, link_rate(l));
             l.latency.sample(now_ - a.posted_at - l.pace.time(a.bytes()));
             set_pipe(l);
         }

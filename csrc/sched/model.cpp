@@ -13,6 +13,8 @@ constexpr bool is_low(uint64_t sample, uint64_t rate) {
 }
 // Shorter than this, the jitter of a loop is larger than what is measured.
 constexpr Nanos kWeakSpan = 2 * kMillisecond;
+// Fewer bytes than this say nothing about any rate.
+constexpr uint64_t kWorth = 16 << 10;
 // Nothing is faster; what seems so was not measured but answered at once.
 constexpr uint64_t kFastest = 1'000'000'000'000;
 }  // namespace
@@ -90,6 +92,7 @@ RateModel::Verdict RateModel::take(uint64_t sample, Nanos now) {
 // if it took long, that it was slow.
 RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
     uint64_t least = rate_of(busy_bytes_, now - busy_since_);
+    if (!proven_) return first_guess(least, now);
     if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);
     Nanos span = now - busy_since_ - latency;
     if (span < kWeakSpan || busy_bytes_ < kTelling) return Verdict::nothing;
@@ -101,6 +104,17 @@ RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
     last_ = sample;
     ++low_streak_;
     return Verdict::low;
+}
+
+// Of a rail that was never measured even a single small slice says more than the guess that everybody starts
+// with: a slow rail that is believed to be fast is never used, for its slowness then counts as latency.
+RateModel::Verdict RateModel::first_guess(uint64_t least, Nanos now) {
+    constexpr uint64_t kHope = 4;  // latency was part of the time
+    if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);
+    uint64_t most = mul_div(least, kHope, 1);
+    if (busy_bytes_ < kWorth || now - busy_since_ < kWeakSpan || most >= rate_) return Verdict::nothing;
+    rate_ = peak_ = std::max<uint64_t>(most, 1);
+    return Verdict::sample;
 }
 
 bool RateModel::believe_low() {

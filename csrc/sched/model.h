@@ -42,6 +42,7 @@ class RateModel {
   private:
     Verdict take(uint64_t sample, Nanos now);
     Verdict weak(Nanos now, Nanos latency);
+    Verdict first_guess(uint64_t least, Nanos now);
 
     std::array<uint64_t, 8> window_{};
     uint32_t filled_ = 0, at_ = 0, low_streak_ = 0;

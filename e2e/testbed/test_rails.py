@@ -102,7 +102,7 @@ def test_rails_carry_side_by_side_and_nothing_else_does(bed: Testbed, pair: Pair
     received = [one.received for one in bed.counters(0)]
     assert sum(sent) >= 8 * _SIZE and sum(received) >= 8 * _SIZE, "every byte went over a rail"
     for carried in (sent, received):
-        assert min(carried[:3]) >= 8 * _SIZE // 50, "each of the faster rails has its part"
+        assert min(carried) >= 8 * _SIZE // 200, "the slowest rail has its part, too"
 
 
 @pytest.mark.parametrize("how", list(CUTS))

@@ -57,6 +57,20 @@ TEST_CASE("four uneven rails carry nearly their sum") {
     }
 }
 
+TEST_CASE("a rail far slower than everybody's first guess is found out, and used") {
+    World w;
+    for (uint64_t mbit : {400u, 400u, 200u, 50u}) {
+        RailId local = w.rail(mbit * 125'000, false), remote = w.rail(mbit * 125'000, false);
+        w.link(local, remote, 100 * kMicrosecond);
+    }
+    w.checking = false;
+    uint64_t sum = 1050 * 125'000, last = 0;
+    for (int i = 0; i < 5; ++i) last = percent(w, 16 << 20, sum);
+    MESSAGE("the fifth flow: " << last << " %, the slow rail carried " << w.carried[3]);
+    CHECK(last >= 96);
+    CHECK(w.carried[3] > 0);
+}
+
 TEST_CASE("four local by four remote rails are eight resources, not sixteen") {
     World w;
     w.checking = false;
