@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from .common import Report, interleave
+from .common import Report, Say, interleave, quiet
 from .floors import Floors, NativeCaller
 from .moves import Caller, callers, mover
+from .rivals import beside
 
-__all__ = ["main", "measure"]
+__all__ = ["measure"]
 
 _MIB = 1 << 20
 _SETTINGS = {"tcp.enabled": False}
@@ -32,6 +33,7 @@ def _sizes(report: Report, tents: dict[str, Caller], floors: Floors, quick: bool
         for name, size in _SIZES.items():
             count = _count(size, quick)
             for op in ("write", "read"):
+                report.say(f"{op} {name}{suffix}")
                 pairs = interleave(
                     partial(tent.timed, op, size, count),
                     partial(floors.memcpy, size, count),
@@ -44,6 +46,7 @@ def _sizes(report: Report, tents: dict[str, Caller], floors: Floors, quick: bool
 def _latency(report: Report, tents: dict[str, Caller], quick: bool) -> None:
     for suffix, tent in tents.items():
         for op in ("write", "read"):
+            report.say(f"{op} 4KiB{suffix}, one at a time")
             tent.latency(op, 4096, 100)
             median, high = tent.latency(op, 4096, 2_000 if quick else 20_000)
             report.ratios[f"shm_{op}_4KiB_p50_us{suffix}"] = median
@@ -51,6 +54,7 @@ def _latency(report: Report, tents: dict[str, Caller], quick: bool) -> None:
 
 
 def _threads(report: Report, floors: Floors, quick: bool) -> None:
+    report.say("two copying threads")
     size, pairs = 16 * _MIB, 3 if quick else 9
     count = _count(size, quick)
     one_thread, two_threads = ({**_SETTINGS, "engine.copy_threads": n} for n in (1, 2))
@@ -65,6 +69,7 @@ def _threads(report: Report, floors: Floors, quick: bool) -> None:
 
 def _cold(report: Report, floors: Floors, quick: bool) -> None:
     """Into memory that was never touched, where the kernel's clearing of pages is most of the time."""
+    report.say("cold memory")
     size = 64 * _MIB
     with mover(size, _SETTINGS) as tent:
 
@@ -81,9 +86,9 @@ def _cold(report: Report, floors: Floors, quick: bool) -> None:
     report.speeds("cold: shm read 64MiB", "memcpy into untouched memory", pairs, size)
 
 
-def measure(quick: bool) -> Report:
+def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
     """Run it; takes seconds when ``quick``, else a minute or two."""
-    report = Report("memory")
+    report = Report("memory", say)
     if not NativeCaller.available():
         report.notes.append("no C++ caller: it is built by 'bash tests/run.sh bench' (TENT_BENCH_NATIVE)")
     with Floors() as floors:
@@ -92,9 +97,6 @@ def measure(quick: bool) -> Report:
             _latency(report, tents, quick)
         _threads(report, floors, quick)
         _cold(report, floors, quick)
+    with mover(64 * _MIB, _SETTINGS) as tent:
+        beside(report, "shm_", "memory", tent, rivals, quick)
     return report
-
-
-def main(*, quick: bool = False, as_json: bool = False) -> int:
-    measure(quick).show(as_json)
-    return 0

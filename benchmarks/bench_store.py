@@ -22,10 +22,11 @@ from tent_core import _native
 from tent_core.store import PageStatus, PageStore
 
 from .bench_directory import client, record_bytes
-from .common import Report, interleave
+from .common import Report, Say, interleave, quiet
 from .floors import Floors
+from .rivals import Absent, Rival
 
-__all__ = ["main", "measure"]
+__all__ = ["measure"]
 
 _PAGE = 1 << 20
 _BATCH = 16
@@ -125,9 +126,30 @@ def _parts(pages: _Pages, floors: Floors, server: Any, size: int) -> float:
     return copied + time.perf_counter() - started
 
 
-def measure(quick: bool) -> Report:
+def _beside(report: Report, pages: _Pages, python: str | None, pairs: int) -> None:
+    """Ours and Mooncake's store in turn, where ``python`` has it."""
+    report.say("starting mooncake_store")
+    try:
+        with Rival("mooncake_store", "tcp", python) as rival:
+            report.notes.append(f"mooncake is version {rival.version}")
+            for _ in range(2 * _CAPACITY_MIB // _BATCH):  # its memory is warm as well
+                rival.timed("write", _PAGE, 1, _BATCH)
+            for title, count in ((f"{_BATCH}x1MiB", _BATCH), ("1MiB_single", 1)):
+                for name, op, ours in (("put", "write", pages.put), ("get", "read", pages.get)):
+                    report.say(f"{name} {title} beside mooncake")
+                    if name == "get":
+                        pages.published()
+                    both = interleave(partial(ours, count), partial(rival.timed, op, _PAGE, 1, count), pairs)
+                    report.ratios[f"{name}_{title}_vs_mooncake"] = both.speed
+                    report.speeds(f"{name} {title}", "mooncake", both, count * _PAGE)
+    except Absent as reason:
+        report.notes.append(f"not measured: {reason}")
+
+
+def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
     """Run it; takes seconds."""
-    report = Report("store")
+    report = Report("store", say)
+    say("put and get")
     pairs = 9 if quick else 40
     with _owner() as owner, PageStore.open({"store.capacity": 0}) as store, Floors() as floors:
         pages = _Pages(store, owner)
@@ -153,12 +175,8 @@ def measure(quick: bool) -> Report:
                 round(sorted(times)[len(times) // 2] * 1e6) for times in (single.ours, single.floor)
             ]
             server.delete("bench:one")
+            _beside(report, pages, rivals, pairs)
         finally:
             server.close()
             pages.close()
     return report
-
-
-def main(*, quick: bool = False, as_json: bool = False) -> int:
-    measure(quick).show(as_json)
-    return 0

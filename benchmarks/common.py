@@ -7,16 +7,20 @@ Nothing here judges: aims are printed beside what was reached.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Pairs", "Report", "interleave", "percentile", "targets"]
+__all__ = ["Pairs", "Report", "Say", "interleave", "percentile", "quiet", "targets"]
 
 Timer = Callable[[], float]
+Say = Callable[[str], None]
+
+
+def quiet(text: str) -> None:
+    """For whoever does not want to know what is being measured."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Report:
     """The figures of one benchmark. ``ratios`` are named as in targets.toml; ``figures`` are for reading."""
 
     kind: str
+    say: Say = quiet  # what is being measured now
     ratios: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -95,15 +100,8 @@ class Report:
         rows += [(name, f"{value:.2f}", "", "") for name, value in self.ratios.items() if name not in known]
         return rows
 
-    def show(self, as_json: bool) -> None:
-        """Print it: one JSON object, or a table of what was reached beside what was aimed at."""
-        if as_json:
-            print(
-                json.dumps(
-                    {"kind": self.kind, "ratios": self.ratios, "figures": self.figures, "notes": self.notes}
-                )
-            )
-            return
+    def show(self) -> None:
+        """Print a table of what was reached beside what was aimed at, then what is for reading."""
         rows = [("figure", "reached", "aim", "what"), *self.lines()]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         for row in rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tent_core.errors import Unsupported
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "load"]
 
 _KINDS = {
     "memory": "shared memory beside memcpy between the same mappings",
@@ -27,16 +27,23 @@ def add_parser(commands: Any) -> None:
         help="measure TENT beside the floors of this machine",
         description="Every figure is a ratio to a floor measured in the same run, interleaved with it.",
     )
-    parser.add_argument("kind", choices=list(_KINDS), help="; ".join(f"{k}: {v}" for k, v in _KINDS.items()))
+    kinds = "; ".join(f"{kind}: {what}" for kind, what in _KINDS.items())
+    parser.add_argument("kind", nargs="?", choices=list(_KINDS), help=f"{kinds}. Without one, all of them")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: seconds instead of minutes")
     parser.add_argument(
         "--json", action="store_true", help='print {"ratios": {name: value}, ...} and nothing else'
     )
+    parser.add_argument(
+        "--rivals",
+        metavar="PYTHON",
+        help="measure Mooncake and NIXL in the same run, those that this Python has: an interpreter, or the folder of "
+        "a virtual environment. The one that runs 'tent' where it is not given",
+    )
     parser.set_defaults(run=run)
 
 
-def _program(kind: str) -> ModuleType:
-    name = f"bench_{kind}"
+def load(name: str) -> ModuleType:
+    """A module of the benchmarks, of the source tree or as it is installed."""
     sources = Path(__file__).resolve().parents[2]
     if (sources / "benchmarks" / "targets.toml").exists():
         # A source tree: the folder has its own name there.
@@ -48,11 +55,10 @@ def _program(kind: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name not in ("tent_core.benchmarks", f"tent_core.benchmarks.{name}"):
             raise
-        raise Unsupported(
-            f"this installation has no benchmark '{kind}': install tent-kv from its sources"
-        ) from None
+        raise Unsupported("this installation has no benchmarks: install tent-kv from its sources") from None
 
 
 def run(options: argparse.Namespace) -> int:
-    status: int = _program(options.kind).main(quick=options.quick, as_json=options.json)
+    kinds = [options.kind] if options.kind else list(_KINDS)
+    status: int = load("report").run(kinds, quick=options.quick, as_json=options.json, rivals=options.rivals)
     return status

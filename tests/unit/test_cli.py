@@ -62,7 +62,8 @@ def test_config_shows_values_and_origins() -> None:
         (["config", "/nonexistent.toml"], {}, "/nonexistent.toml"),
         (["demo", "--engine", "tgi"], {}, "invalid choice"),
         (["demo", "--fast", "--bytes", "1Gig"], {}, "64MiB"),
-        (["bench"], {}, "required"),
+        (["bench", "disk"], {}, "invalid choice"),
+        (["bench", "memory", "--rivals", "/nonexistent"], {}, "/nonexistent: there is no such Python"),
         (["dotcor"], {}, "invalid choice"),
     ],
 )

@@ -69,5 +69,5 @@ def test_settings_named_in_documents_exist(page: Path) -> None:
     variables = {"TENT_" + key.replace(".", "_").upper() for key in settings()} | {"TENT_CONFIG"}
     for name in re.findall(r"\bTENT_[A-Z_]+[A-Z]\b", text):
         assert name in variables or name.startswith(
-            ("TENT_TEST_", "TENT_CI_", "TENT_BUILD_", "TENT_SANITIZE")
+            ("TENT_TEST_", "TENT_CI_", "TENT_BUILD_", "TENT_BENCH_", "TENT_SANITIZE")
         ), name
