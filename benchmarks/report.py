@@ -41,12 +41,12 @@ def interpreter(given: str | None) -> str | None:
 
 
 @contextmanager
-def _progress(steps: Steps, kind: str) -> Iterator[Say]:
+def _progress(kind: str, steps: Steps | None) -> Iterator[Say]:
+    """What is being measured, for whoever waits for it at a terminal."""
     if not sys.stderr.isatty():
         yield quiet
         return
-    progress: Progress
-    with steps.step(kind) as progress:
+    with steps.step(kind) if steps else Progress(kind) as progress:
         yield progress.update
 
 
@@ -74,11 +74,11 @@ def run(
     python = interpreter(rivals)
     reports: list[Report] = []
     broken = []
-    steps = Steps(len(kinds))
+    steps = Steps(len(kinds)) if len(kinds) > 1 else None
     for kind in kinds:
         try:
             program = importlib.import_module(f".bench_{kind}", __package__)
-            with _progress(steps, kind) as say:
+            with _progress(kind, steps) as say:
                 report = program.measure(quick, python, say)
         except Exception as error:
             if len(kinds) == 1:
