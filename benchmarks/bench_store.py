@@ -45,7 +45,11 @@ def _owner() -> Iterator[str]:
     """The process whose memory holds the pages; gives its node name."""
     settings = json.dumps({"store.capacity": f"{_CAPACITY_MIB}MiB", "store.extent": "32MiB"})
     process = subprocess.Popen(
-        [sys.executable, "-c", _OWNER, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _OWNER, settings],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the benchmark, which then closes its input
     )
     try:
         assert process.stdout is not None

@@ -21,7 +21,10 @@ SEGMENT = "bench"
 def owner(nbytes: int, settings: dict[str, Any]) -> Iterator[bytes]:
     """A process that owns a warm segment called `SEGMENT`; gives its descriptor."""
     command = [sys.executable, __file__, str(nbytes), json.dumps(settings)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A session of its own: Ctrl-C is for the benchmark, which then closes its input.
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
