@@ -159,10 +159,10 @@ def servers(model: Path, directory: Server, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("vllm")
     cores = sorted(os.sched_getaffinity(0))
     config = {
-        "directory": {"url": directory.url},
+        # The machine may be busy, and these tests are about what comes, not about how soon.
+        "directory": {"url": directory.url, "timeout_ms": 2000},
         "store": {"capacity": "256MiB", "extent": "16MiB"},
         "shm": {"enabled": False},
-        # The machine may be busy, and these tests are about what comes, not about how soon.
         "vllm": {"lookup_wait_ms": 5000},
     }
     port = free_port()

@@ -19,7 +19,7 @@ PROMPT = [5 + i * (i + 7) % 4000 for i in range(BLOCK_TOKENS * PAGES + 40)]
 
 def test_lost_pages_are_recomputed(model: Path, tmp_path: Path) -> None:
     config = {
-        "directory": {"embedded_dir": str(tmp_path / "directory")},
+        "directory": {"embedded_dir": str(tmp_path / "directory"), "timeout_ms": 5000},
         "store": {"capacity": "64MiB", "extent": "16MiB"},
         "vllm": {"lookup_wait_ms": 30000, "failed_page_ms": 600000},
     }

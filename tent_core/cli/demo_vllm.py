@@ -58,7 +58,9 @@ def _demonstrate(python: str, folder: Path) -> list[Row]:
     with steps.step("model") as progress:
         model = generated_model(python, _MODEL_SIZE, progress.update)
     # A directory of its own: the demo starts with nothing, and leaves nothing to the user's other processes.
-    config = {"directory": {"embedded_dir": str(folder / "directory")}, "store": {"capacity": "512MiB"}}
+    # It may take its time: two servers on a small machine keep each other waiting.
+    directory = {"embedded_dir": str(folder / "directory"), "timeout_ms": 1000}
+    config = {"directory": directory, "store": {"capacity": "512MiB"}}
     cores = sorted(os.sched_getaffinity(0))
     first = VllmServer(python, model, folder / "first.log", core=cores[0])
     second = VllmServer(python, model, folder / "second.log", core=cores[-1])
