@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kStage = 64 << 10;
 constexpr size_t kMaxIov = 64;
+constexpr size_t kMaxDescriptors = 8;  // of one frame
 constexpr uint64_t kReceiveBudget = 16
                                     << 20;  // of one dispatch, so that one stream does not starve the others
 
@@ -241,17 +242,18 @@ void FrameStream::flush() {
         msghdr m{};
         m.msg_iov = iov;
         m.msg_iovlen = gather(iov, kMaxIov, with_descriptors);
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 8)];
+        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxDescriptors)];
         if (with_descriptors) {
-            std::vector<int> fds;
-            for (const UniqueFd& fd : queue_.front()->descriptors) fds.push_back(fd.get());
+            std::array<int, kMaxDescriptors> fds;
+            size_t count = std::min(queue_.front()->descriptors.size(), kMaxDescriptors);
+            for (size_t i = 0; i < count; ++i) fds[i] = queue_.front()->descriptors[i].get();
             m.msg_control = control;
-            m.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
+            m.msg_controllen = CMSG_SPACE(sizeof(int) * count);
             cmsghdr* c = CMSG_FIRSTHDR(&m);
             c->cmsg_level = SOL_SOCKET;
             c->cmsg_type = SCM_RIGHTS;
-            c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-            std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
+            c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+            std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * count);
         }
         ssize_t n = ::sendmsg(fd_.get(), &m, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0) {
