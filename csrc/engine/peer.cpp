@@ -23,6 +23,7 @@ namespace {
 
 constexpr Nanos kRedial = 50 * kMillisecond;
 constexpr Nanos kRedialSlow = kSecond;
+constexpr uint8_t kMemoryTier = 0, kNetworkTier = 1;
 
 bool exited(int pidfd) {
     if (pidfd < 0) return false;
@@ -168,7 +169,7 @@ void Peer::open_shm() {
     spec.peer = index_;
     spec.local = engine_.memory_rail();
     spec.remote = engine_.memory_rail();
-    spec.tier = 0;
+    spec.tier = kMemoryTier;
     spec.max_attempts = static_cast<uint32_t>(2 * (engine_.copier().threads() + 1));
     spec.name = descriptor_.name + "/shm";
     shm_link_ = engine_.add_link(spec, this);
@@ -427,11 +428,10 @@ bool Peer::exposes(SegmentId segment) const {
     return std::any_of(segments_.begin(), segments_.end(), [&](const auto& s) { return s.id == segment; });
 }
 
-std::vector<LinkId> Peer::links_for(const Transfer& t, Status& hopeless) {
-    std::vector<LinkId> found;
+std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
     if (state_ == PeerState::dead) {
         hopeless = why_;
-        return found;
+        return std::nullopt;
     }
     bool by_shm = shm_ != nullptr;
     for (size_t i = 0; i < t.segment_.size(); ++i) {
@@ -440,20 +440,16 @@ std::vector<LinkId> Peer::links_for(const Transfer& t, Status& hopeless) {
         if (it == segments_.end()) continue;  // refused by the owner, by name
         by_shm = by_shm && shm_->reaches(*it, t.op_);
     }
-    if (by_shm) {
-        found.push_back(shm_link_);
-        return found;
-    }
+    if (by_shm) return kMemoryTier;
     if (!engine_.settings().tcp) {
         hopeless = {Code::unsupported, "shared memory does not reach that segment and tcp.enabled is false"};
-        return found;
+        return std::nullopt;
     }
     want_tcp_ = true;
     dial_links(monotonic_now());
-    for (const Link& l : links_) {
-        if (!l.is_shm && l.id != kNoId) found.push_back(l.id);
-    }
-    return found;
+    bool up =
+        std::any_of(links_.begin(), links_.end(), [](const Link& l) { return !l.is_shm && l.id != kNoId; });
+    return up ? std::optional(kNetworkTier) : std::nullopt;
 }
 
 Peer::Link* Peer::link_of(LinkId id) {
@@ -483,7 +479,7 @@ void Peer::channel_up(Channel* channel) {
             spec.peer = index_;
             spec.local = l.local;
             spec.remote = l.remote;
-            spec.tier = 1;
+            spec.tier = kNetworkTier;
             spec.name = l.name;
             l.id = engine_.add_link(spec, this);
             l.dial_backoff = 0;

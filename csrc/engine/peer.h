@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "engine/descriptor.h"
 #include "engine/transfer.h"
@@ -67,9 +68,9 @@ class Peer final : public transport::Session,
     transport::shm::ShmChannel* shm() { return shm_.get(); }
     bool quiet() const;
 
-    // Links that reach every segment of the transfer; dials what is missing. Empty: none yet (`hopeless` says
-    // never).
-    std::vector<LinkId> links_for(const Transfer& transfer, Status& hopeless);
+    // The best tier whose links reach every segment of the transfer; dials what is missing. Nothing: no link
+    // is up yet (`hopeless` says never).
+    std::optional<uint8_t> tier_for(const Transfer& transfer, Status& hopeless);
     Status post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
                 std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority);
     void revoke(AttemptId id);

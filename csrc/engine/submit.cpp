@@ -219,13 +219,13 @@ void Engine::schedule(const std::shared_ptr<Transfer>& t, Nanos now) {
         return;
     }
     Status hopeless;
-    std::vector<LinkId> links = t->peer_->links_for(*t, hopeless);
+    std::optional<uint8_t> tier = t->peer_->tier_for(*t, hopeless);
     if (!hopeless.ok()) {
         finish(t, hopeless, RangeState::failed);
         release(t);
         return;
     }
-    if (links.empty()) {
+    if (!tier) {
         waiting_.push_back(t);
         wake_at(t->deadline_);
         return;
@@ -237,7 +237,7 @@ void Engine::schedule(const std::shared_ptr<Transfer>& t, Nanos now) {
     spec.priority = t->priority_;
     spec.deadline = t->deadline_;
     spec.shape = t.get();
-    spec.allowed = std::move(links);
+    spec.from_tier = *tier;
     t->in_sprayer_ = true;
     sprayer_.add_flow(t->id_, spec, now);
 }

@@ -114,13 +114,14 @@ bool Core::has_room(const Link& l, int rank, uint64_t want) const {
 }
 
 bool Core::allowed(const Flow& f, LinkId link) const {
+    if (links_[link].spec.tier < f.spec.from_tier) return false;
     return f.spec.allowed.empty() || std::binary_search(f.spec.allowed.begin(), f.spec.allowed.end(), link);
 }
 
 // The links that may carry a flow: those of the best tier that has one it is allowed on.
 const Capacity* Core::capacity_for(const Peer& p, const Flow& f) const {
     if (p.capacities.empty()) return nullptr;
-    if (f.spec.allowed.empty()) return &p.capacities.front();
+    if (f.spec.allowed.empty() && f.spec.from_tier == 0) return &p.capacities.front();
     for (LinkId id : p.usable) {
         if (!allowed(f, id)) continue;
         for (const Capacity& c : p.capacities) {

@@ -56,7 +56,10 @@ struct FlowSpec {
     Priority priority = Priority::normal;
     Nanos deadline = kNever;
     const SliceShape* shape = nullptr;  // outlives the flow; nullptr: cut anywhere
-    std::vector<LinkId> allowed;        // empty: all links of the peer. Order has no meaning
+    // The best tier that reaches its memory: links of this one and lower ones (larger numbers), those that
+    // come up later too.
+    uint8_t from_tier = 0;
+    std::vector<LinkId> allowed;  // of these, only so many; empty: all. Order has no meaning
 };
 
 enum class Outcome : uint8_t {

@@ -105,6 +105,14 @@ def test_rails_carry_side_by_side_and_nothing_else_does(bed: Testbed, pair: Pair
         assert min(carried) >= 8 * _SIZE // 200, "the slowest rail has its part, too"
 
 
+def test_links_that_come_up_during_a_transfer_carry_their_part_of_it(bed: Testbed, pair: Pair) -> None:
+    """The first write begins when the first connection is there; the others follow."""
+    pair.rounds(1)
+    sent = [one.sent for one in bed.counters(0)]
+    assert min(sent[:3]) >= 256 << 10, sent
+    pair.end()
+
+
 @pytest.mark.parametrize("how", list(CUTS))
 def test_invariant_3_a_rail_cut_under_traffic_fails_no_transfer(bed: Testbed, pair: Pair, how: str) -> None:
     pair.rounds(3)
