@@ -124,7 +124,7 @@ class Core {
     bool somewhere_better(LinkId link) const;
     void bound_rate(Link& l);
     void reissue(LinkId link, bool all);
-    uint64_t first_ramp() const { return std::max<uint64_t>(settings_.slice_min, 256 << 10); }
+    uint64_t first_ramp() const { return settings_.slice_min; }
 
     // accounts.cpp
     bool flows_balanced() const;

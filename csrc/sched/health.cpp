@@ -11,6 +11,8 @@ constexpr Nanos kSlowestProbing = 5 * kSecond;
 constexpr Nanos kMostJitter = 200 * kMillisecond;
 // A suspect that stays silent for so many times the least patience is down.
 constexpr Nanos kSuspectToDown = 8;
+// Of a rail that was never measured: it may be as slow as this, in bytes a second.
+constexpr uint64_t kSlowestGuess = 5'000'000;
 // With too little traffic to prove itself, a link is up again after this.
 constexpr Nanos kLongestProbation = kSecond;
 }  // namespace
@@ -94,6 +96,9 @@ Nanos Core::patience(const Link& l) const {
     if (l.counted) ahead = std::max(rails_[l.spec.local].load.all(), rails_[l.spec.remote].load.all());
     if (l.shows_progress) ahead = std::min(ahead, 4 * settings_.slice_min);
     Nanos predicted = add_time(l.latency.get(), l.pace.time(ahead));
+    bool proven = rails_[l.spec.local].model.proven() && rails_[l.spec.remote].model.proven();
+    if (!proven)
+        predicted = std::max(predicted, time_of(ahead, kSlowestGuess));  // nobody knows how slow it may be
     return add_time(predicted, settings_.suspect_floor + l.jitter);
 }
 
