@@ -1,5 +1,7 @@
 // Progress: who holds the loop token turns events into sprayer events, and the sprayer's actions into
 // postings.
+#include <sched.h>
+
 #include <algorithm>
 
 #include "base/fork_guard.h"
@@ -21,6 +23,7 @@ constexpr Nanos kLeaderPause = 200 * kMicrosecond;
 
 void Engine::loop() {
     Poller::Batch batch;
+    Nanos spin_until = 0;
     while (!stop_) {
         Nanos before = monotonic_now();
         if (Nanos pause = others_lead(before); pause > 0) {
@@ -28,8 +31,16 @@ void Engine::loop() {
             nanosleep(&nap, nullptr);
             continue;
         }
-        Nanos timeout = std::clamp<Nanos>(next_wakeup_.load() - before, 0, kIdleTick);
+        // What has just come is often followed by more, and waking a core that has gone to sleep costs more
+        // than the answer. Whoever else wants the core gets it.
+        bool spins = before < std::min(spin_until, next_wakeup_.load());
+        Nanos timeout = spins ? 0 : std::clamp<Nanos>(next_wakeup_.load() - before, 0, kIdleTick);
         poller_.wait(batch, timeout);
+        if (spins && batch.count == 0) {
+            sched_yield();
+            continue;
+        }
+        if (batch.count > 0) spin_until = monotonic_now() + settings_.spin;
         if (others_lead(monotonic_now()) > 0) continue;  // level-triggered: the leader sees it, too
         std::lock_guard token(token_);
         Nanos late = monotonic_now() - before - timeout;
@@ -308,7 +319,10 @@ void Engine::lead(const std::atomic<bool>& flag, Nanos until) {
                             ? 0
                             : std::clamp<Nanos>(std::min(next_wakeup_.load(), until) - now, 0, kIdleTick);
         int n = poller_.wait(batch, timeout);
-        if (n == 0 && timeout == 0 && now < next_wakeup_.load()) continue;
+        if (n == 0 && timeout == 0 && now < next_wakeup_.load()) {
+            sched_yield();
+            continue;
+        }
         std::lock_guard token(token_);
         cycle(&batch);
     }

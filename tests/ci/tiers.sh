@@ -51,6 +51,7 @@ python_site() {
     rm -rf "$site"
     mkdir -p "$site"
     (cd "$root" && cp -r tent_core metadata/tent_metadata connectors/tent_vllm connectors/tent_sglang "$site/") &&
+        cp -r "$root/benchmarks" "$site/tent_core/benchmarks" &&
         rm -f "$site"/tent_core/_native*.so && cp "$build/$1"/_native*.so "$site/tent_core/" && echo "$site"
 }
 
