@@ -41,7 +41,6 @@ std::unique_ptr<tent::engine::Engine> make_engine(const std::string& transport, 
     settings.bind = {"127.0.0.1"};
     settings.shm = transport == "shm";
     settings.tcp = transport == "tcp";
-    if (getenv("SPIN")) settings.spin = atoi(getenv("SPIN")) * 1000;
     auto engine = tent::engine::Engine::create(settings);
     if (!engine.ok()) die("create", engine.status());
     return std::move(*engine);

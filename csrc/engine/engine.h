@@ -117,6 +117,7 @@ class Engine final : public transport::Sink {
     proto::HandshakeConfig handshake_config();
     Id128 random_id();
     Nanos loop_lag() const { return lag_; }
+    void note_work(Nanos now) { worked_at_ = now; }  // bytes move: more will follow
     void wake_at(Nanos when) { wake_at_ = std::min(wake_at_, when); }
     LinkId add_link(const sched::LinkSpec& spec, Peer* peer);
     void link_down(LinkId link);
@@ -205,6 +206,7 @@ class Engine final : public transport::Sink {
     std::vector<proto::Piece> pieces_;  // scratch of post()
     std::vector<transport::LocalPiece> local_;
     bool pumping_ = false;
+    Nanos worked_at_ = 0;
     Nanos lag_ = 0, wake_at_ = kNever, next_tick_ = 0;
     std::atomic<Nanos> next_wakeup_{0};
 

@@ -40,13 +40,13 @@ void Engine::loop() {
             sched_yield();
             continue;
         }
-        if (batch.count > 0) spin_until = monotonic_now() + settings_.spin;
         if (others_lead(monotonic_now()) > 0) continue;  // level-triggered: the leader sees it, too
         std::lock_guard token(token_);
         Nanos late = monotonic_now() - before - timeout;
         lag_ = batch.count == 0 && late > 2 * kMillisecond ? late : 0;
         if (lag_ > 0) sprayer_.own_lag(lag_);
         cycle(&batch);
+        if (batch.count > 0) spin_until = worked_at_ + settings_.spin;
     }
 }
 
@@ -231,6 +231,7 @@ void Engine::attempt_ended(AttemptId id, transport::End end, Status status, uint
     Peer::AttemptRecord r = std::move(it->second);
     peer->attempts().erase(it);
     Nanos now = monotonic_now();
+    note_work(now);
     auto reason = static_cast<uint16_t>(status.code());
     switch (end) {
         case transport::End::done:

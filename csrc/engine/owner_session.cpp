@@ -116,6 +116,7 @@ void OwnerSession::tick(Nanos now, Nanos lease_now) {
 void OwnerSession::note_work() {
     Nanos now = monotonic_now();
     if (!busy(now)) engine_.wake_at(now);
+    engine_.note_work(now);
     last_work_ = now;
 }
 

@@ -22,7 +22,7 @@ struct Settings {
     Nanos heartbeat = 10 * kMillisecond;
     Nanos idle_heartbeat = kSecond;
     Nanos connect_timeout = 2 * kSecond;
-    Nanos spin = 20 * kMicrosecond;
+    Nanos spin = 50 * kMicrosecond;
     int copy_threads = 0;
     uint64_t inline_bytes = 256 << 10;
     uint64_t slice_min = 64 << 10;
