@@ -133,6 +133,14 @@ def memory_limit(nbytes: int) -> Iterator[Callable[[int], None]]:
         group.rmdir()
 
 
+def _allocates(owner: PeerProcess, name: str, nbytes: int) -> bool:
+    try:
+        owner.allocate(name, nbytes)
+    except NoMemory:
+        return False
+    return True
+
+
 def test_a_gibibyte_of_memory() -> None:
     """More than the limit is refused by name before the kernel kills the process; what fits is served."""
     with ExitStack() as stack:
@@ -155,7 +163,8 @@ def test_a_gibibyte_of_memory() -> None:
         assert (memory == 4).all()
         segment.close(PATIENCE)
         owner.unregister("kv")
-        owner.allocate("again", GiB // 2)
+        # Freed once the reader has heard of it, too, and let go of its mapping.
+        until(lambda: _allocates(owner, "again", GiB // 2), "the memory to be free again")
 
 
 def test_a_store_that_does_not_fit_is_refused_at_the_start() -> None:

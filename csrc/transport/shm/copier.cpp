@@ -189,11 +189,11 @@ void Copier::work() {
     }
 }
 
-void Copier::warm(std::shared_ptr<const void> keep, uint8_t* address, uint64_t bytes, bool writable) {
+void Copier::warm(std::weak_ptr<const void> of, uint8_t* address, uint64_t bytes, bool writable) {
     {
         std::lock_guard lock(mutex_);
         if (stop_) return;
-        warming_.push_back({std::move(keep), address, bytes, writable});
+        warming_.push_back({std::move(of), address, bytes, writable});
     }
     work_cv_.notify_one();
 }
@@ -208,10 +208,11 @@ void Copier::warm_some(std::unique_lock<std::mutex>& lock) {
     lock.unlock();
     uint64_t n = std::min(w.left, kPiece);
     int advice = w.writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
-    bool more = madvise(w.at, n, advice) == 0 && w.left > n;
+    std::shared_ptr<const void> keep = w.of.lock();  // its owner waits for one piece at most
+    bool more = keep && madvise(w.at, n, advice) == 0 && w.left > n;
     w.at += n;
     w.left -= n;
-    if (!more) w.keep.reset();  // outside the lock: it may be the last to hold the mapping
+    keep.reset();  // outside the lock: it may be the last to hold the mapping
     lock.lock();
     if (more) warming_.push_front(std::move(w));
 #else

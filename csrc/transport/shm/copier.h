@@ -60,8 +60,9 @@ class Copier {
     // Runs fn(0..n-1) on the threads and the caller; returns when all have run. For checks and local copies.
     void parallel(size_t n, const std::function<void(size_t)>& fn);
     // Enters the pages of a fresh mapping into the page table, in the background and behind all copies: a
-    // first write through a mapping costs several times a copy. `keep` holds the mapping meanwhile.
-    void warm(std::shared_ptr<const void> keep, uint8_t* address, uint64_t bytes, bool writable);
+    // first write through a mapping costs several times a copy. It ends when `of`, which holds the mapping,
+    // is gone.
+    void warm(std::weak_ptr<const void> of, uint8_t* address, uint64_t bytes, bool writable);
     std::shared_ptr<CopyJob> take_done();
     bool has_done() const { return done_count_.load(std::memory_order_acquire) != 0; }
     int threads() const { return static_cast<int>(threads_.size()); }
@@ -72,7 +73,7 @@ class Copier {
     void finish(std::shared_ptr<CopyJob> job);
     void warm_some(std::unique_lock<std::mutex>& lock);
     struct Warming {
-        std::shared_ptr<const void> keep;
+        std::weak_ptr<const void> of;
         uint8_t* at;
         uint64_t left;
         bool writable;
