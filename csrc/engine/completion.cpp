@@ -101,7 +101,6 @@ void Engine::peer_died(Peer& peer) {
 }
 
 // ---- segments
-// ---------------------------------------------------------------------------------------------------
 
 Result<std::shared_ptr<Segment>> Engine::allocate(uint64_t bytes, uint64_t extent, const std::string& name,
                                                   Rights exposed) {

@@ -40,7 +40,6 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
 }
 
 // ---- start and end
-// ----------------------------------------------------------------------------------------------
 
 Engine::Engine(const Settings& settings)
     : settings_(settings),
@@ -202,7 +201,6 @@ Status Engine::usable() const {
 }
 
 // ---- who we are
-// -------------------------------------------------------------------------------------------------
 
 Id128 Engine::random_id() {
     Id128 id{};
@@ -259,7 +257,6 @@ RailId Engine::remote_rail(const std::string& node, const std::string& address) 
 }
 
 // ---- peers
-// ------------------------------------------------------------------------------------------------------
 
 // Waits for something about peers. `settled` is asked with the loop token held, and never with the
 // condition's mutex, which finish() takes inside the token.
@@ -389,7 +386,6 @@ void Engine::peer_changed(Peer& peer) {
 }
 
 // ---- small public calls
-// -----------------------------------------------------------------------------------------
 
 void Engine::set_priority(Transfer& t, Priority priority) {
     std::lock_guard token(token_);

@@ -300,7 +300,6 @@ void Engine::link_probe(LinkId link, bool good) {
 }
 
 // ---- waiting
-// ----------------------------------------------------------------------------------------------------
 
 // The caller drives the loop until the flag it waits for is set: no hand-off between threads for a small
 // transfer.

@@ -150,7 +150,6 @@ bool OwnerSession::over() const {
 }
 
 // ---- frames
-// -----------------------------------------------------------------------------------------------------
 
 void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body) {
     if (h.type != FrameType::echo) note_work();
@@ -259,7 +258,6 @@ void OwnerSession::on_notify(FrameStream& stream, const Header& h, ByteView body
 }
 
 // ---- landing
-// ----------------------------------------------------------------------------------------------------
 
 void OwnerSession::on_payload(FrameStream& stream, const Header& h, ByteView body,
                               std::vector<LocalPiece>& landing) {

@@ -76,7 +76,6 @@ void Peer::start(Nanos now) {
 }
 
 // ---- the control connection
-// -------------------------------------------------------------------------------------
 
 void Peer::dial_control(Nanos now) {
     next_control_dial_ = now + kRedial;
@@ -370,7 +369,6 @@ bool Peer::quiet() const {
 }
 
 // ---- links
-// ------------------------------------------------------------------------------------------------------
 
 bool Peer::any_link_up() const {
     return std::any_of(links_.begin(), links_.end(),
@@ -522,7 +520,6 @@ void Peer::probe(LinkId id) {
 }
 
 // ---- attempts
-// ---------------------------------------------------------------------------------------------------
 
 Status Peer::post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
                   std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority) {

@@ -148,7 +148,7 @@ void Engine::tick_soon(Nanos now, bool will_wait) {
     Nanos next = next_wakeup(now);
     if (next >= next_wakeup_.load()) return;
     next_wakeup_.store(next);
-    if (!will_wait) poller_.wake();
+    if (!will_wait || leading_.load()) poller_.wake();  // who leads already sleeps by the old time
 }
 
 // A small intent whose only route is the memory bus completes in the submitting thread. False: it takes the

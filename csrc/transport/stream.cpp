@@ -161,7 +161,6 @@ void FrameStream::close(Status why) {
 }
 
 // ---- sending
-// ----------------------------------------------------------------------------------------------------
 
 // Collects what is to be sent next. A frame with descriptors starts a message of its own.
 size_t FrameStream::gather(iovec* iov, size_t max, bool& with_descriptors) {
@@ -282,7 +281,6 @@ void FrameStream::want(bool writable) {
 }
 
 // ---- receiving
-// --------------------------------------------------------------------------------------------------
 
 void FrameStream::on_ready(uint32_t events) {
     if (closed_) return;

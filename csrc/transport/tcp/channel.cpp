@@ -195,7 +195,6 @@ bool TcpChannel::touches(const uint8_t* address, uint64_t length) const {
 }
 
 // ---- what arrives
-// -----------------------------------------------------------------------------------------------
 
 void TcpChannel::on_open(FrameStream& stream) {
     if (&stream != bulk_.get()) return;
