@@ -65,7 +65,7 @@ BLOCKING: tuple[Blocking, ...] = (
     ),
     Blocking(
         "tent_core.Segment.unregister",
-        "peers' attempts on the segment to be fenced",
+        "peers' attempts on the segment to be fenced, and our own over it to end",
         "timeout",
         ("engine.session_lease_ms",),
         "Busy: the segment stays registered",
