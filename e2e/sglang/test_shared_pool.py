@@ -120,7 +120,8 @@ def test_a_mistake_in_the_configuration_is_answered_with_the_fix(pair):
         assert "capactiy" in text and "store.capacity" in text
         pair.expect(9, pair.first.generate(pair.prompt(9)))
     finally:
-        assert pair.first.attach("tent", pair.config)[0] == 200
+        status, text = pair.first.attach("tent", pair.config)
+        assert status == 200, text
 
 
 @attaches

@@ -20,6 +20,7 @@ PAGE_TOKENS = 16
 _MODEL = "tent-demo"
 # Whoever knows it may attach and detach storage; the server listens on the loopback interface only.
 _ADMIN_KEY = "tent-demo"
+_IDLE_WITHIN_S = 30.0
 # SGLang's CPU engine, nothing fetched, one core a server.
 _ENVIRONMENT = {
     "SGLANG_USE_CPU_ENGINE": "1",
@@ -157,7 +158,7 @@ class SglangServer(ServerProcess):
             time.sleep(0.05)
 
     def attach(self, backend: str, extra_config: dict[str, Any] | None = None) -> tuple[int, str]:
-        """Attaches a storage backend to the running, idle server: (HTTP status, what it says)."""
+        """Attaches a storage backend to the running server once it is idle: (HTTP status, what it says)."""
         body: dict[str, Any] = {
             "hicache_storage_backend": backend,
             "hicache_storage_prefetch_policy": "wait_complete",
@@ -165,11 +166,20 @@ class SglangServer(ServerProcess):
         }
         if extra_config is not None:
             body["hicache_storage_backend_extra_config_json"] = json.dumps(extra_config)
-        return self.call("PUT", "/hicache/storage-backend", body)
+        return self._once_idle("PUT", body)
 
     def detach(self) -> tuple[int, str]:
-        """Detaches the storage backend: (HTTP status, what it says)."""
-        return self.call("DELETE", "/hicache/storage-backend")
+        """Detaches the storage backend once the server is idle: (HTTP status, what it says)."""
+        return self._once_idle("DELETE")
+
+    def _once_idle(self, method: str, body: Any = None) -> tuple[int, str]:
+        # SGLang answers a client before it has put the request away, and refuses a change of backends until then.
+        deadline = time.monotonic() + _IDLE_WITHIN_S
+        while True:
+            status, text = self.call(method, "/hicache/storage-backend", body)
+            if status == 200 or "not idle" not in text or time.monotonic() > deadline:
+                return status, text
+            time.sleep(0.05)
 
     def call(self, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, str]:
         """One request with the administrator's key: (HTTP status, answer)."""

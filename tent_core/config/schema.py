@@ -134,7 +134,12 @@ class EngineConfig:
     idle_heartbeat_ms: int = integer(
         1_000, "ms", "Between heartbeats to a peer used lately.", low=1, high=600_000
     )
-    spin_us: int = integer(50, "us", "How long a waiter, and the progress thread after news, spins (yielding the core) before it sleeps.", high=1_000_000)
+    spin_us: int = integer(
+        50,
+        "us",
+        "How long a waiter, and the progress thread after news, spins (yielding the core) before it sleeps.",
+        high=1_000_000,
+    )
     copy_threads: int = integer(
         0, "", "Threads that copy large ranges; 0: from the number of cores.", high=256
     )
