@@ -106,6 +106,8 @@ class Peer final : public transport::Session,
     bool any_link_up() const;
     bool same_host() const;
     void dial_control(Nanos now);
+    bool owner_exited() const;  // its process, where we see it, is gone
+    void make_shm(transport::FrameStream& stream);
     void open_shm();
     void make_links();
     void dial(Link& link, Nanos now);

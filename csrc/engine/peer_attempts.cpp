@@ -1,0 +1,110 @@
+// A session's attempts: posting and giving up, and the revokes that its owner confirms.
+#include "engine/engine.h"
+#include "engine/peer.h"
+
+namespace tent::engine {
+
+using proto::FrameType;
+using proto::Header;
+using transport::Channel;
+
+Status Peer::post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
+                  std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority) {
+    Channel* channel = channel_of(record.link);
+    if (channel == nullptr) return {Code::link_failed, "the link is not connected"};
+    transport::Attempt a;
+    a.id = id;
+    a.op = record.transfer->op_;
+    a.priority = priority;
+    a.remote = remote;
+    a.local = local;
+    a.bytes = bytes;
+    record.channel = channel;
+    attempts_[id] = std::move(record);
+    Status s = channel->post(a);
+    if (!s.ok()) attempts_.erase(id);
+    return s;
+}
+
+void Peer::revoke(AttemptId id) {
+    auto it = attempts_.find(id);
+    if (it != attempts_.end()) it->second.channel->revoke(id);
+}
+
+void Peer::revoke_at_owner(Channel*, AttemptId attempt) {
+    to_revoke_.push_back(attempt);
+}
+
+void Peer::forget_at_owner(AttemptId attempt) {
+    to_forget_.push_back(attempt);
+}
+
+void Peer::send_revokes() {
+    if (to_revoke_.empty() && to_forget_.empty()) return;
+    if (!control_ || !control_->open()) return;  // asked again when there is one, or fenced by the lease
+    AttemptId floor = attempts_.empty() ? 0 : attempts_.begin()->first;
+    if (!to_forget_.empty()) {
+        Bytes body;
+        proto::encode_attempts(to_forget_, body);
+        Header h;
+        h.type = FrameType::revoke;
+        h.aux = std::min(floor, to_forget_.front());
+        control_->send(h, body);
+        to_forget_.clear();
+    }
+    if (to_revoke_.empty()) return;
+    Bytes body;
+    proto::encode_attempts(to_revoke_, body);
+    Header h;
+    h.type = FrameType::revoke;
+    h.attempt = next_request_++;
+    h.aux = floor;
+    control_->send(h, body);
+    revoking_[h.attempt] = std::move(to_revoke_);
+    to_revoke_.clear();
+}
+
+void Peer::on_revoked(uint64_t request) {
+    auto it = revoking_.find(request);
+    if (it == revoking_.end()) return;
+    std::vector<AttemptId> list = std::move(it->second);
+    revoking_.erase(it);
+    for (AttemptId id : list) fenced(id);
+}
+
+// Its own answer may have ended the attempt before the revoke's came, and its channel with it: so the channel
+// is looked up, not remembered.
+void Peer::fenced(AttemptId id) {
+    auto it = attempts_.find(id);
+    if (it != attempts_.end()) it->second.channel->fenced(id);
+}
+
+void Peer::fence(bool pulls_too) {
+    std::vector<AttemptId> all = std::move(to_revoke_);
+    to_revoke_.clear();
+    for (auto& [id, list] : revoking_) all.insert(all.end(), list.begin(), list.end());
+    revoking_.clear();
+    for (AttemptId id : all) {
+        auto it = attempts_.find(id);
+        bool pull = it != attempts_.end() && it->second.channel == shm_.get();
+        if (pull && !pulls_too) {
+            to_revoke_.push_back(id);
+        } else {
+            fenced(id);
+        }
+    }
+}
+
+bool Peer::touches(const uint8_t* address, uint64_t length) const {
+    for (const Link& l : links_) {
+        if ((l.channel && l.channel->touches(address, length)) ||
+            (l.probe && l.probe->touches(address, length)))
+            return true;
+    }
+    for (const auto& c : retired_) {
+        if (c->touches(address, length)) return true;
+    }
+    return shm_ && shm_->touches(address, length);
+}
+
+}  // namespace tent::engine

@@ -1,0 +1,217 @@
+// A session's control connection: dialling it, what is said over it, questions and notifications.
+#include <algorithm>
+
+#include "base/log.h"
+#include "engine/engine.h"
+#include "engine/peer.h"
+
+namespace tent::engine {
+
+using proto::FrameType;
+using proto::Header;
+using transport::FrameStream;
+
+namespace {
+
+constexpr Nanos kRedial = 50 * kMillisecond;
+
+}  // namespace
+
+proto::HandshakeConfig Peer::handshake(void* self, proto::Purpose purpose, uint32_t rail) {
+    auto* p = static_cast<Peer*>(self);
+    proto::HandshakeConfig c = p->engine_.handshake_config();
+    c.expect_name = p->descriptor_.name;
+    c.expect_incarnation = p->descriptor_.incarnation;
+    c.purpose = purpose;
+    c.session = p->session_;
+    c.link = rail;
+    return c;
+}
+
+void Peer::dial_control(Nanos now) {
+    next_control_dial_ = now + kRedial;
+    by_unix_ = same_host() && !unix_failed_;
+    size_t ways = by_unix_ ? 1 : descriptor_.rails.size();
+    if (ways == 0)
+        return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
+    Result<transport::Dialled> d{Code::peer_unreachable, ""};
+    std::string where = "unix socket";
+    if (by_unix_) {
+        d = transport::dial_unix(descriptor_.unix_name);
+    } else {
+        const RailAddress& rail = descriptor_.rails[control_route_++ % ways];
+        where = rail.address.text();
+        d = transport::dial_tcp(rail.address, "", {});
+    }
+    if (!d.ok()) {
+        why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + d.status().message()};
+        // One kernel, but not one network namespace (containers): its abstract socket is out of our sight.
+        if (by_unix_ && !was_alive_ && engine_.settings().tcp && !descriptor_.rails.empty()) {
+            log(LogLevel::info, "peer '" + descriptor_.name + "': " + d.status().message() +
+                                    ": another network namespace, or gone; trying TCP");
+            unix_failed_ = true;
+            return dial_control(now);
+        }
+        if (by_unix_ || ++refused_in_a_row_ >= 2 * ways) die(why_);
+        return;
+    }
+    control_ = std::make_unique<FrameStream>(
+        engine_.poller(), std::move(d->fd), d->connecting, proto::Handshake::Role::initiator,
+        handshake(this, proto::Purpose::control, 0), this, transport::StreamLimits{});
+    control_->name = descriptor_.name + " (" + where + ")";
+    control_->flush();
+}
+
+void Peer::on_open(FrameStream& stream) {
+    refused_in_a_row_ = 0;
+    lease_ = proto::WriterLease(engine_.settings().lease, boottime_now());
+    if (!was_alive_ && by_unix_ && !pidfd_owner_) make_shm(stream);
+    state_ = PeerState::alive;
+    if (!was_alive_) {
+        was_alive_ = true;
+        open_shm();
+    }
+    // What was under way on the old control connection is asked again: revokes are idempotent, notifications
+    // numbered.
+    for (auto& [id, list] : revoking_) to_revoke_.insert(to_revoke_.end(), list.begin(), list.end());
+    revoking_.clear();
+    for (const auto& [id, bytes] : notifications_) {
+        Header h;
+        h.type = FrameType::notify;
+        h.attempt = id;
+        control_->send(h, bytes);
+    }
+    request_segments();
+    control_->flush();
+}
+
+void Peer::request_segments() {
+    segment_request_ = next_request_++;
+    Header h;
+    h.type = FrameType::segments;
+    h.attempt = segment_request_;
+    send_control(h, {}, {});
+}
+
+void Peer::send_control(const Header& h, ByteView body, std::vector<int> descriptors) {
+    if (control_ && !control_->closed()) control_->send(h, body, {}, descriptors);
+}
+
+void Peer::on_payload(FrameStream& stream, const Header&, ByteView, std::vector<transport::LocalPiece>&) {
+    stream.close({Code::protocol, stream.name + ": payload on a control connection"});
+}
+
+void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
+    switch (h.type) {
+        case FrameType::token: {
+            lease_.received(h.aux, boottime_now());
+            Header echo;
+            echo.type = FrameType::echo;
+            echo.aux = h.aux;
+            echo.attempt = static_cast<uint64_t>(engine_.loop_lag());
+            stream.send(echo);
+            return;
+        }
+        case FrameType::revoked:
+            return on_revoked(h.attempt);
+        case FrameType::segment_table: {
+            std::vector<proto::SegmentInfo> table;
+            if (!proto::decode_segments(body, table)) {
+                stream.close({Code::protocol, stream.name + ": a malformed segment table"});
+                return;
+            }
+            segments_ = std::move(table);
+            has_segments_ = true;
+            if (h.attempt == segment_request_) segment_request_ = 0;
+            engine_.peer_changed(*this);
+            return;
+        }
+        case FrameType::segment_gone: {
+            auto gone = static_cast<SegmentId>(h.aux);
+            std::erase_if(segments_, [&](const auto& s) { return s.id == gone; });
+            if (shm_) shm_->segment_gone(gone);
+            return;
+        }
+        case FrameType::mapped:
+            return on_mapped(stream, h, body);
+        case FrameType::write_ack: {
+            std::string text(reinterpret_cast<const char*>(body.data()),
+                             std::min(body.size(), proto::kMaxMessage));
+            auto piece = static_cast<uint32_t>(std::min<uint64_t>(h.aux, kNoId));
+            if (shm_) shm_->on_pull_ended(h.attempt, code_from_wire(h.code), piece, std::move(text));
+            return;
+        }
+        case FrameType::reply: {
+            auto it = calls_.find(h.attempt);
+            if (it == calls_.end()) return;
+            Code code = code_from_wire(h.code);
+            std::string text;
+            if (code != Code::ok)
+                text.assign(reinterpret_cast<const char*>(body.data()),
+                            std::min(body.size(), proto::kMaxMessage));
+            it->second->finish({code, text}, code == Code::ok ? body : ByteView{});
+            calls_.erase(it);
+            engine_.wake_followers();
+            return;
+        }
+        case FrameType::notify_ack:
+            notifications_.erase(h.attempt);
+            return;
+        case FrameType::bye:
+            die({Code::peer_dead, "node '" + descriptor_.name + "' closed: " +
+                                      std::string(reinterpret_cast<const char*>(body.data()),
+                                                  std::min(body.size(), proto::kMaxMessage))});
+            // The owner's session has ended before it said so: it receives nothing of ours any more. Only its
+            // copying threads may still be inside a pull, and it says whether any is.
+            fence(h.aux == 0);
+            return;
+        default:
+            stream.close({Code::protocol, stream.name + ": an unexpected frame on a control connection"});
+    }
+}
+
+void Peer::on_mapped(FrameStream& stream, const Header& h, ByteView body) {
+    std::vector<UniqueFd> fds;
+    for (uint64_t i = 0; i < std::min<uint64_t>(h.aux, 8); ++i) fds.push_back(stream.take_descriptor());
+    if (shm_) shm_->on_mapped(h.attempt, code_from_wire(h.code), body, std::move(fds));
+}
+
+void Peer::on_closed(FrameStream& stream, const Status& why) {
+    if (&stream != control_.get()) return;
+    dead_streams_.push_back(std::move(control_));
+    if (state_ == PeerState::dead) return;
+    Code c = why.code();
+    bool final = c == Code::auth_failed || c == Code::cluster_mismatch || c == Code::version_mismatch ||
+                 c == Code::stale_incarnation || c == Code::name_in_use;
+    if (final) return die({c, "node '" + descriptor_.name + "': " + why.message()});
+    if (owner_exited())
+        return die({Code::peer_dead, "the process of node '" + descriptor_.name + "' is gone"});
+    why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + why.message()};
+    // Refused or reset on every rail, twice: nobody listens there any more.
+    size_t ways = by_unix_ ? 1 : std::max<size_t>(1, descriptor_.rails.size());
+    if (++refused_in_a_row_ > 2 * ways) return die(why_);
+    next_control_dial_ = monotonic_now() + (refused_in_a_row_ > 1 ? kRedial : 0);
+    engine_.wake_at(next_control_dial_);
+}
+
+void Peer::call(uint16_t method, ByteView request, std::shared_ptr<Call> c) {
+    if (state_ != PeerState::alive || !control_)
+        return c->finish(why_.ok() ? Status(Code::peer_unreachable, "not connected") : why_, {});
+    Header h;
+    h.type = FrameType::call;
+    h.attempt = next_request_++;
+    h.aux = method;
+    calls_[h.attempt] = std::move(c);
+    control_->send(h, request);
+    control_->flush();
+}
+
+void Peer::notify(Bytes payload) {
+    Header h;
+    h.type = FrameType::notify;
+    h.attempt = next_request_++;
+    send_control(h, payload, {});
+    notifications_[h.attempt] = std::move(payload);
+}
+
+}  // namespace tent::engine

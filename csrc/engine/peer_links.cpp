@@ -1,0 +1,231 @@
+// A session's links: shared memory, and the pairs of rails that TCP connections are dialled over.
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "engine/engine.h"
+#include "engine/peer.h"
+
+namespace tent::engine {
+
+using transport::Channel;
+using transport::FrameStream;
+
+namespace {
+
+constexpr Nanos kRedial = 50 * kMillisecond;
+constexpr Nanos kRedialSlow = kSecond;
+constexpr uint8_t kMemoryTier = 0, kNetworkTier = 1;
+
+// Proves that we may read the peer's memory, and that `pid` is the process that wrote the descriptor.
+bool can_read_memory(pid_t pid, uint64_t address, const Id128& expected) {
+    Id128 got{};
+    iovec local{got.data(), got.size()}, remote{reinterpret_cast<void*>(address), got.size()};
+    ssize_t n = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+    return n == static_cast<ssize_t>(got.size()) && got == expected;
+}
+
+}  // namespace
+
+// The owner is on this host, and its control connection is a unix socket.
+void Peer::make_shm(FrameStream& stream) {
+    ucred cred{};
+    socklen_t size = sizeof cred;
+    bool known = getsockopt(stream.fd(), SOL_SOCKET, SO_PEERCRED, &cred, &size) == 0 && cred.pid > 0;
+    if (!known) {
+        log(LogLevel::info,
+            "peer '" + descriptor_.name +
+                "': its process is in a pid namespace that ours does not see; going over TCP");
+        return;
+    }
+    pidfd_owner_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, cred.pid, 0)));
+    pidfd_ = pidfd_owner_.get();
+    bool pull = engine_.settings().pull &&
+                can_read_memory(cred.pid, descriptor_.probe_address, descriptor_.incarnation);
+    if (!pull && engine_.settings().pull) {
+        log(LogLevel::info, "peer '" + descriptor_.name +
+                                "': process_vm_readv is not permitted; its private memory goes over TCP");
+    }
+    shm_ = std::make_unique<transport::shm::ShmChannel>(*this, engine_, engine_.copier(), cred.pid, pidfd_,
+                                                        pull);
+}
+
+void Peer::open_shm() {
+    if (!shm_) return;
+    Status s = shm_->open();
+    if (!s.ok()) {
+        log(LogLevel::warning, "peer '" + descriptor_.name + "': no shared memory: " + s.message());
+        shm_.reset();
+        return;
+    }
+    shm_->set_segments(&segments_);
+    sched::LinkSpec spec;
+    spec.peer = index_;
+    spec.local = engine_.memory_rail();
+    spec.remote = engine_.memory_rail();
+    spec.tier = kMemoryTier;
+    spec.max_attempts = static_cast<uint32_t>(2 * (engine_.copier().threads() + 1));
+    spec.name = descriptor_.name + "/shm";
+    shm_link_ = engine_.add_link(spec, this);
+    Link l;
+    l.id = shm_link_;
+    l.is_shm = true;
+    l.local = l.remote = engine_.memory_rail();
+    l.name = spec.name;
+    links_.push_back(std::move(l));
+}
+
+bool Peer::any_link_up() const {
+    return std::any_of(links_.begin(), links_.end(),
+                       [](const Link& l) { return l.channel && l.channel->up(); });
+}
+
+// Same-index pairs of rails: local i with remote i modulo their number.
+void Peer::make_links() {
+    links_made_ = true;
+    if (!engine_.settings().tcp) return;
+    const auto& local = engine_.rails();
+    size_t n = std::max(local.size(), descriptor_.rails.size());
+    if (local.empty() || descriptor_.rails.empty()) return;
+    for (size_t i = 0; i < n; ++i) {
+        const auto& from = local[i % local.size()];
+        const RailAddress& to = descriptor_.rails[i % descriptor_.rails.size()];
+        Link l;
+        l.local = from.rail;
+        l.remote = engine_.remote_rail(descriptor_.name, to.address.text());
+        l.name = descriptor_.name + "/" + from.name + "-" + to.name;
+        l.route.to = to.address;
+        l.route.from = from.loopback ? "" : from.address.host;
+        l.route.options = engine_.socket_options();
+        links_.push_back(std::move(l));
+    }
+}
+
+void Peer::dial(Link& l, Nanos now) {
+    auto channel =
+        std::make_unique<transport::tcp::TcpChannel>(engine_.poller(), l.route, l.local, &Peer::handshake,
+                                                     this, *this, static_cast<transport::Sink&>(engine_));
+    l.dial_backoff = std::clamp(l.dial_backoff * 2, kRedial, kRedialSlow);
+    l.next_dial = now + l.dial_backoff;
+    engine_.wake_at(l.next_dial);
+    Status s = channel->dial();
+    if (s.ok()) (l.id == kNoId ? l.channel : l.probe) = std::move(channel);
+}
+
+void Peer::dial_links(Nanos now) {
+    if (!links_made_) make_links();
+    for (Link& l : links_) {
+        if (l.is_shm) continue;
+        for (auto* ch : {&l.channel, &l.probe}) {
+            if (!*ch || (*ch)->up() || now - (*ch)->dialled_at() <= engine_.settings().connect_timeout)
+                continue;
+            Status why{Code::link_failed, "no answer in time"};
+            (*ch)->close(why);
+            channel_down(ch->get(), why);  // it is not told by a close of our own, and is to be dialled again
+        }
+        if (l.id == kNoId && !l.channel && now >= l.next_dial) dial(l, now);
+    }
+}
+
+bool Peer::exposes(SegmentId segment) const {
+    return std::any_of(segments_.begin(), segments_.end(), [&](const auto& s) { return s.id == segment; });
+}
+
+std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
+    if (state_ == PeerState::dead) {
+        hopeless = why_;
+        return std::nullopt;
+    }
+    bool by_shm = shm_ != nullptr;
+    for (size_t i = 0; i < t.segment_.size(); ++i) {
+        auto it = std::find_if(segments_.begin(), segments_.end(),
+                               [&](const auto& s) { return s.id == t.segment_[i]; });
+        if (it == segments_.end()) continue;  // refused by the owner, by name
+        by_shm = by_shm && shm_->reaches(*it, t.op_);
+    }
+    if (by_shm) return kMemoryTier;
+    if (!engine_.settings().tcp) {
+        hopeless = {Code::unsupported, "shared memory does not reach that segment and tcp.enabled is false"};
+        return std::nullopt;
+    }
+    want_tcp_ = true;
+    dial_links(monotonic_now());
+    bool up =
+        std::any_of(links_.begin(), links_.end(), [](const Link& l) { return !l.is_shm && l.id != kNoId; });
+    return up ? std::optional(kNetworkTier) : std::nullopt;
+}
+
+Peer::Link* Peer::link_of(LinkId id) {
+    for (Link& l : links_) {
+        if (l.id == id) return &l;
+    }
+    return nullptr;
+}
+
+Channel* Peer::channel_of(LinkId id) {
+    Link* l = link_of(id);
+    if (l == nullptr) return nullptr;
+    if (l->is_shm) return shm_.get();
+    return l->channel.get();
+}
+
+bool Peer::owns(const Channel* channel) const {
+    if (shm_.get() == channel) return true;
+    return std::any_of(links_.begin(), links_.end(),
+                       [&](const Link& l) { return l.channel.get() == channel || l.probe.get() == channel; });
+}
+
+void Peer::channel_up(Channel* channel) {
+    for (Link& l : links_) {
+        if (l.channel.get() == channel && l.id == kNoId) {
+            sched::LinkSpec spec;
+            spec.peer = index_;
+            spec.local = l.local;
+            spec.remote = l.remote;
+            spec.tier = kNetworkTier;
+            spec.name = l.name;
+            l.id = engine_.add_link(spec, this);
+            l.dial_backoff = 0;
+            engine_.peer_changed(*this);
+            return;
+        }
+        if (l.probe.get() == channel) {
+            if (l.channel) retired_.push_back(std::move(l.channel));
+            l.channel = std::move(l.probe);
+            l.dial_backoff = 0;
+            engine_.link_probe(l.id, true);
+            return;
+        }
+    }
+}
+
+void Peer::channel_down(Channel* channel, const Status& why) {
+    for (Link& l : links_) {
+        if (l.channel.get() == channel) {
+            log(LogLevel::info, "link " + l.name + " is down: " + why.message());
+            retired_.push_back(std::move(l.channel));
+            if (l.id != kNoId) engine_.link_down(l.id);
+            return;
+        }
+        if (l.probe.get() == channel) {
+            retired_.push_back(std::move(l.probe));
+            engine_.link_probe(l.id, false);
+            return;
+        }
+    }
+}
+
+void Peer::probe(LinkId id) {
+    Link* l = link_of(id);
+    if (l == nullptr || l->probe) return;
+    if (l->is_shm) return engine_.link_probe(id, shm_ != nullptr && state_ == PeerState::alive);
+    if (state_ != PeerState::alive) return engine_.link_probe(id, false);
+    dial(*l, monotonic_now());
+    if (!l->probe) engine_.link_probe(id, false);
+}
+
+}  // namespace tent::engine
