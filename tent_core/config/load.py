@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tent_core.config.files import read_table
 from tent_core.config.schema import SECTIONS, Config, Setting, StoreConfig, settings, show_value
 from tent_core.config.values import Kind, format_size, read_value
 from tent_core.errors import ConfigError
@@ -37,7 +36,6 @@ _SERVICE_NAME = re.compile(
     r"^TENT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)$"
 )
 _SERVICE_URL = re.compile(r"^(tcp|udp|sctp)://")
-_MAX_FILE = 1 << 20
 
 
 def load_config(source: Source = None, *, env: Mapping[str, str] | None = None) -> Config:
@@ -73,7 +71,7 @@ def _layers(source: Source, env: Mapping[str, str]) -> Iterator[tuple[str, Any, 
     path = source if isinstance(source, str | os.PathLike) else env.get("TENT_CONFIG", "")
     if path:
         origin = f"file {os.fspath(path)}"
-        for key, raw in _flatten(_read_file(Path(path)), origin):
+        for key, raw in _flatten(read_table(Path(path), "configuration file"), origin):
             yield key, raw, origin, False
     if isinstance(source, Mapping):
         for key, raw in _flatten(source, "argument"):
@@ -81,34 +79,6 @@ def _layers(source: Source, env: Mapping[str, str]) -> Iterator[tuple[str, Any, 
     elif source is not None and not isinstance(source, str | os.PathLike):
         raise ConfigError(f"a configuration is a path, a dict, a Config or None, not {type(source).__name__}")
     yield from _environment(env)
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
-    if len(data) > _MAX_FILE:
-        raise ConfigError(f"the configuration file {path} is larger than {format_size(_MAX_FILE)}")
-    try:
-        decoded = data.decode("utf-8")
-        parsed = json.loads(decoded) if path.suffix == ".json" else _parse_toml(decoded)
-    except (UnicodeDecodeError, ValueError) as error:
-        form = "JSON" if path.suffix == ".json" else "TOML"
-        raise ConfigError(f"the configuration file {path} is not valid {form}: {error}") from None
-    if not isinstance(parsed, dict):
-        raise ConfigError(f"the configuration file {path} must hold sections such as [engine]")
-    return parsed
-
-
-def _parse_toml(decoded: str) -> Mapping[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    parsed: Mapping[str, Any] = tomllib.loads(decoded)
-    return parsed
 
 
 def _flatten(tree: Mapping[str, Any], origin: str) -> Iterator[tuple[str, Any]]:
