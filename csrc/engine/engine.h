@@ -122,6 +122,7 @@ class Engine final : public transport::Sink {
     LinkId add_link(const sched::LinkSpec& spec, Peer* peer);
     void link_down(LinkId link);
     void link_probe(LinkId link, bool good);
+    bool link_is_up(LinkId link) const { return sprayer_.view(link).state == sched::LinkState::up; }
     void peer_changed(Peer& peer);
     void peer_died(Peer& peer);
     void wake_followers();  // what a waiting caller waits for may have come
@@ -130,6 +131,7 @@ class Engine final : public transport::Sink {
 
     // transport::Sink
     void attempt_ended(AttemptId attempt, transport::End end, Status status, uint32_t piece) override;
+    void attempt_progress(AttemptId attempt, uint64_t bytes) override;
     void channel_up(transport::Channel* channel) override;
     void channel_down(transport::Channel* channel, const Status& why) override;
 
@@ -165,6 +167,7 @@ class Engine final : public transport::Sink {
     void on_range_refused(Peer& peer, AttemptId id, Peer::AttemptRecord record, const Status& status,
                           uint32_t piece);
     void drain_copies();
+    void report_progress(Nanos now);
     Nanos next_wakeup(Nanos now);
 
     // completion.cpp
@@ -207,6 +210,7 @@ class Engine final : public transport::Sink {
     std::vector<transport::LocalPiece> local_;
     bool pumping_ = false;
     Nanos worked_at_ = 0;
+    Nanos progressed_at_ = 0;  // when report_progress() last asked
     Nanos lag_ = 0, wake_at_ = kNever, next_tick_ = 0;
     std::atomic<Nanos> next_wakeup_{0};
 

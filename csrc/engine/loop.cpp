@@ -137,7 +137,9 @@ void Engine::pump() {
     do {
         drain_copies();
         Nanos now = monotonic_now();
-        if (now >= sprayer_.next_wakeup()) sprayer_.tick(now);
+        bool due = now >= sprayer_.next_wakeup();
+        if (due || now - progressed_at_ >= kMillisecond) report_progress(now);
+        if (due) sprayer_.tick(now);
         while (sprayer_.next(action, now)) perform(action);
         for (auto& p : peers_) {
             if (p) p->flush();
@@ -146,6 +148,20 @@ void Engine::pump() {
         for (auto& [id, s] : sessions_) s->flush();
     } while (copier_->has_done());
     pumping_ = false;
+}
+
+// What the kernel knows of attempts under way, so that a slow link is told from a dead one.
+void Engine::report_progress(Nanos now) {
+    progressed_at_ = now;
+    if (posted_.empty()) return;
+    for (auto& p : peers_) {
+        if (p) p->report_progress();
+    }
+}
+
+void Engine::attempt_progress(AttemptId id, uint64_t bytes) {
+    // Stamped after the kernel was asked: a thread held up in between must not make a link look fast.
+    sprayer_.attempt_progress(id, bytes, monotonic_now());
 }
 
 void Engine::perform(const Action& a) {
@@ -183,8 +199,11 @@ void Engine::perform(const Action& a) {
             if (p != nullptr) p->probe(a.link);
             return;
         }
-        case Action::Kind::link_state:
+        case Action::Kind::link_state: {
+            Peer* p = a.link < link_peer_.size() ? link_peer_[a.link] : nullptr;
+            if (p != nullptr) p->link_state(a.link, a.state);
             return;
+        }
     }
 }
 

@@ -154,7 +154,8 @@ bool OwnerSession::over() const {
 void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body) {
     if (h.type != FrameType::echo) note_work();
     bool is_control = of(stream) != nullptr && of(stream)->purpose == proto::Purpose::control;
-    if (!is_control && h.type != FrameType::read) {
+    // A revoke comes by whatever link is alive.
+    if (!is_control && h.type != FrameType::read && h.type != FrameType::revoke) {
         stream.close({Code::protocol, stream.name + ": a control frame on a data connection"});
         return;
     }
@@ -225,21 +226,31 @@ void OwnerSession::on_revoke(FrameStream& stream, const Header& h, ByteView body
     stream.send(reply);
 }
 
-void OwnerSession::on_call(FrameStream& stream, const Header& h, ByteView body) {
+Result<Bytes> OwnerSession::carry_out(uint64_t method, ByteView request) {
     Lender* lender = engine_.lender();
-    Result<Bytes> result =
-        lender != nullptr
-            ? lender->call(writer_, static_cast<uint16_t>(std::min<uint64_t>(h.aux, UINT16_MAX)), body)
-            : Result<Bytes>(Status(Code::unsupported, "this node has no page store"));
+    if (lender == nullptr) return Status(Code::unsupported, "this node has no page store");
+    return lender->call(writer_, static_cast<uint16_t>(std::min<uint64_t>(method, UINT16_MAX)), request);
+}
+
+void OwnerSession::on_call(FrameStream& stream, const Header& h, ByteView body) {
+    static const Result<Bytes> kForgotten =
+        Status(Code::busy, "asked again too late: the answer is not kept any more");
+    const Result<Bytes>* result = nullptr;
+    if (answers_.carried_out(h.attempt)) {
+        result = answers_.find(h.attempt);
+        if (result == nullptr) result = &kForgotten;
+    } else {
+        result = &answers_.remember(h.attempt, carry_out(h.aux, body));
+    }
     Header reply;
     reply.type = FrameType::reply;
     reply.attempt = h.attempt;
-    if (result.ok()) {
-        stream.send(reply, *result);
+    if (result->ok()) {
+        stream.send(reply, result->value());
     } else {
-        reply.code = static_cast<uint16_t>(result.status().code());
+        reply.code = static_cast<uint16_t>(result->status().code());
         stream.send(reply,
-                    as_bytes(std::string_view(result.status().message()).substr(0, proto::kMaxMessage)));
+                    as_bytes(std::string_view(result->status().message()).substr(0, proto::kMaxMessage)));
     }
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "proto/answers.h"
 #include "proto/attempts.h"
 #include "proto/lease.h"
 #include "proto/responder.h"
@@ -83,6 +84,7 @@ class OwnerSession final : public transport::StreamHandler {
     void on_map(transport::FrameStream& stream, const proto::Header& header);
     void on_pull(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void on_call(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    Result<Bytes> carry_out(uint64_t method, ByteView request);
     void on_notify(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void drop_read(AttemptId attempt);
     void issue_token(Nanos lease_now);
@@ -104,6 +106,7 @@ class OwnerSession final : public transport::StreamHandler {
     std::map<AttemptId, Pull> pulls_;
     std::vector<WaitingRevoke> waiting_revokes_;
     uint64_t last_notification_ = 0;
+    proto::Answers answers_;
     Nanos next_token_ = 0, last_work_ = 0;
     transport::shm::Mapping hazards_;
     pid_t pid_ = 0;

@@ -46,7 +46,8 @@ void Peer::die(const Status& why) {
         stream->close(why);
         dead_streams_.push_back(std::move(stream));
     }
-    for (auto& [id, call] : calls_) call->finish(why, {});
+    if (spare_) spare_->close(why);
+    for (auto& [id, open] : calls_) open.call->finish(why, {});
     calls_.clear();
     engine_.wake_followers();
     for (Link& l : links_) {
@@ -99,12 +100,14 @@ void Peer::tick(Nanos now, Nanos lease_now) {
         control_->close({Code::link_failed, control_->name + ": silent for half a lease"});
     }
     if (!control_ && state_ != PeerState::dead && now >= next_control_dial_) dial_control(now);
+    keep_control_alive(now);
     if (want_tcp_ && state_ == PeerState::alive) dial_links(now);
 }
 
 void Peer::flush() {
     send_revokes();
     if (control_ && control_->dirty()) control_->flush();
+    if (spare_ && spare_->dirty()) spare_->flush();
     for (Link& l : links_) {
         if (l.channel) l.channel->flush();
         if (l.probe) l.probe->flush();

@@ -78,6 +78,8 @@ class Peer final : public transport::Session,
     Link* link_of(LinkId id);
     transport::Channel* channel_of(LinkId id);
     bool owns(const transport::Channel* channel) const;
+    void report_progress();
+    void link_state(LinkId link, sched::LinkState state);  // the sprayer's news
     void channel_up(transport::Channel* channel);
     void channel_down(transport::Channel* channel, const Status& why);
     void probe(LinkId link);
@@ -89,6 +91,7 @@ class Peer final : public transport::Session,
 
     // Session
     void revoke_at_owner(transport::Channel* channel, AttemptId attempt) override;
+    void revoked(uint64_t request) override;
     void forget_at_owner(AttemptId attempt) override;
     uint64_t lease_token() const override { return lease_.last_token(); }
     void send_control(const proto::Header& header, ByteView body, std::vector<int> descriptors) override;
@@ -103,9 +106,19 @@ class Peer final : public transport::Session,
     void on_closed(transport::FrameStream& stream, const Status& why) override;
 
   private:
+    struct OpenCall {
+        std::shared_ptr<Call> call;
+        uint16_t method = 0;
+        Bytes request;  // kept to be sent again, should the control connection be lost
+    };
+    void send_call(uint64_t request, const OpenCall& call);
     bool any_link_up() const;
     bool same_host() const;
     void dial_control(Nanos now);
+    std::unique_ptr<transport::FrameStream> control_stream(transport::Dialled dialled,
+                                                           const std::string& where);
+    void keep_control_alive(Nanos now);
+    void promote_spare();
     bool owner_exited() const;  // its process, where we see it, is gone
     void make_shm(transport::FrameStream& stream);
     void open_shm();
@@ -113,7 +126,8 @@ class Peer final : public transport::Session,
     void dial(Link& link, Nanos now);
     void dial_links(Nanos now);
     void send_revokes();
-    void on_revoked(uint64_t request);
+    void repeat_revokes();
+    bool send_revoke(const proto::Header& header, ByteView body);
     void fenced(AttemptId id);
     // What waits for the owner's answer to a revoke is certain without it: all, or all but pulls.
     void fence(bool pulls_too);
@@ -128,6 +142,8 @@ class Peer final : public transport::Session,
     Status why_;
     Id128 session_{};
     std::unique_ptr<transport::FrameStream> control_;
+    std::unique_ptr<transport::FrameStream> spare_;  // over another rail, not open yet: the next control_
+    transport::Address control_to_, spare_to_;
     std::vector<std::unique_ptr<transport::FrameStream>> dead_streams_;
     size_t control_route_ = 0;  // which way the control connection is dialled next
     size_t refused_in_a_row_ = 0;
@@ -147,7 +163,7 @@ class Peer final : public transport::Session,
     uint64_t segment_request_ = 0, next_request_ = 1;
     std::vector<AttemptId> to_revoke_, to_forget_;
     std::map<uint64_t, std::vector<AttemptId>> revoking_;
-    std::map<uint64_t, std::shared_ptr<Call>> calls_;
+    std::map<uint64_t, OpenCall> calls_;
     std::map<uint64_t, Bytes>
         notifications_;  // sent, not yet confirmed: sent again on a new control connection
 };

@@ -39,9 +39,28 @@ void Peer::forget_at_owner(AttemptId attempt) {
     to_forget_.push_back(attempt);
 }
 
+void Peer::report_progress() {
+    if (attempts_.empty()) return;
+    for (Link& l : links_) {
+        if (l.channel) l.channel->report_progress();
+    }
+}
+
+// The control connection may lie on the very rail that is lost, so the links that are up carry it as well:
+// what comes twice does no harm, and the first answer counts. False: there is no way to ask.
+bool Peer::send_revoke(const Header& h, ByteView body) {
+    bool sent = control_ && control_->open();
+    if (sent) control_->send(h, body);
+    if (by_unix_) return sent;
+    for (Link& l : links_) {
+        if (l.channel && l.id != kNoId && engine_.link_is_up(l.id))
+            sent = l.channel->send_frame(h, body) || sent;
+    }
+    return sent;
+}
+
 void Peer::send_revokes() {
     if (to_revoke_.empty() && to_forget_.empty()) return;
-    if (!control_ || !control_->open()) return;  // asked again when there is one, or fenced by the lease
     AttemptId floor = attempts_.empty() ? 0 : attempts_.begin()->first;
     if (!to_forget_.empty()) {
         Bytes body;
@@ -49,8 +68,7 @@ void Peer::send_revokes() {
         Header h;
         h.type = FrameType::revoke;
         h.aux = std::min(floor, to_forget_.front());
-        control_->send(h, body);
-        to_forget_.clear();
+        if (send_revoke(h, body)) to_forget_.clear();
     }
     if (to_revoke_.empty()) return;
     Bytes body;
@@ -59,12 +77,18 @@ void Peer::send_revokes() {
     h.type = FrameType::revoke;
     h.attempt = next_request_++;
     h.aux = floor;
-    control_->send(h, body);
+    if (!send_revoke(h, body)) return;  // asked again when there is a way, or fenced by the lease
     revoking_[h.attempt] = std::move(to_revoke_);
     to_revoke_.clear();
 }
 
-void Peer::on_revoked(uint64_t request) {
+// What was asked over a way that may be lost is asked again.
+void Peer::repeat_revokes() {
+    for (auto& [id, list] : revoking_) to_revoke_.insert(to_revoke_.end(), list.begin(), list.end());
+    revoking_.clear();
+}
+
+void Peer::revoked(uint64_t request) {
     auto it = revoking_.find(request);
     if (it == revoking_.end()) return;
     std::vector<AttemptId> list = std::move(it->second);

@@ -35,13 +35,11 @@ void Peer::dial_control(Nanos now) {
     if (ways == 0)
         return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
     Result<transport::Dialled> d{Code::peer_unreachable, ""};
-    std::string where = "unix socket";
     if (by_unix_) {
         d = transport::dial_unix(descriptor_.unix_name);
     } else {
-        const RailAddress& rail = descriptor_.rails[control_route_++ % ways];
-        where = rail.address.text();
-        d = transport::dial_tcp(rail.address, "", {});
+        control_to_ = descriptor_.rails[control_route_++ % ways].address;
+        d = transport::dial_tcp(control_to_, "", {});
     }
     if (!d.ok()) {
         why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + d.status().message()};
@@ -55,14 +53,54 @@ void Peer::dial_control(Nanos now) {
         if (by_unix_ || ++refused_in_a_row_ >= 2 * ways) die(why_);
         return;
     }
-    control_ = std::make_unique<FrameStream>(
-        engine_.poller(), std::move(d->fd), d->connecting, proto::Handshake::Role::initiator,
-        handshake(this, proto::Purpose::control, 0), this, transport::StreamLimits{});
-    control_->name = descriptor_.name + " (" + where + ")";
+    control_ = control_stream(std::move(*d), by_unix_ ? "unix socket" : control_to_.text());
     control_->flush();
 }
 
+std::unique_ptr<FrameStream> Peer::control_stream(transport::Dialled dialled, const std::string& where) {
+    auto stream = std::make_unique<FrameStream>(
+        engine_.poller(), std::move(dialled.fd), dialled.connecting, proto::Handshake::Role::initiator,
+        handshake(this, proto::Purpose::control, 0), this, transport::StreamLimits{});
+    stream->name = descriptor_.name + " (" + where + ")";
+    return stream;
+}
+
+// Where the link that shares the control connection's rail is in doubt, another connection is made over one
+// that is up, and takes over once it is open: revokes, calls and lease tokens must not wait for the lost
+// rail's time-outs.
+void Peer::keep_control_alive(Nanos now) {
+    if (by_unix_ || state_ != PeerState::alive) return;
+    const Link* healthy = nullptr;
+    bool doubtful = false, spare_lost = false;
+    for (const Link& l : links_) {
+        if (l.is_shm || l.id == kNoId) continue;
+        bool up = engine_.link_is_up(l.id);
+        if (up && healthy == nullptr) healthy = &l;
+        doubtful = doubtful || (!up && l.route.to.text() == control_to_.text());
+        spare_lost = spare_lost || (!up && l.route.to.text() == spare_to_.text());
+    }
+    if (spare_ && (spare_lost || now - spare_->born() > engine_.settings().connect_timeout))
+        spare_->close({Code::link_failed, spare_->name + ": its rail is lost, too"});
+    if (!control_ || !doubtful || healthy == nullptr || spare_) return;
+    auto d = transport::dial_tcp(healthy->route.to, healthy->route.from, {});
+    if (!d.ok()) return;
+    spare_to_ = healthy->route.to;
+    spare_ = control_stream(std::move(*d), spare_to_.text());
+    spare_->flush();
+}
+
+// The spare control connection is open: it is the control connection from now on.
+void Peer::promote_spare() {
+    auto old = std::move(control_);
+    control_ = std::move(spare_);
+    control_to_ = spare_to_;
+    if (!old) return;
+    old->close({Code::link_failed, old->name + ": its rail is in doubt"});
+    dead_streams_.push_back(std::move(old));
+}
+
 void Peer::on_open(FrameStream& stream) {
+    if (&stream == spare_.get()) promote_spare();
     refused_in_a_row_ = 0;
     lease_ = proto::WriterLease(engine_.settings().lease, boottime_now());
     if (!was_alive_ && by_unix_ && !pidfd_owner_) make_shm(stream);
@@ -72,14 +110,21 @@ void Peer::on_open(FrameStream& stream) {
         open_shm();
     }
     // What was under way on the old control connection is asked again: revokes are idempotent, notifications
-    // numbered.
-    for (auto& [id, list] : revoking_) to_revoke_.insert(to_revoke_.end(), list.begin(), list.end());
-    revoking_.clear();
+    // and calls numbered.
+    repeat_revokes();
     for (const auto& [id, bytes] : notifications_) {
         Header h;
         h.type = FrameType::notify;
         h.attempt = id;
         control_->send(h, bytes);
+    }
+    for (auto it = calls_.begin(); it != calls_.end();) {
+        if (it->second.call.use_count() == 1) {  // nobody waits for it any more
+            it = calls_.erase(it);
+        } else {
+            send_call(it->first, it->second);
+            ++it;
+        }
     }
     request_segments();
     control_->flush();
@@ -113,7 +158,7 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             return;
         }
         case FrameType::revoked:
-            return on_revoked(h.attempt);
+            return revoked(h.attempt);
         case FrameType::segment_table: {
             std::vector<proto::SegmentInfo> table;
             if (!proto::decode_segments(body, table)) {
@@ -149,7 +194,7 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             if (code != Code::ok)
                 text.assign(reinterpret_cast<const char*>(body.data()),
                             std::min(body.size(), proto::kMaxMessage));
-            it->second->finish({code, text}, code == Code::ok ? body : ByteView{});
+            it->second.call->finish({code, text}, code == Code::ok ? body : ByteView{});
             calls_.erase(it);
             engine_.wake_followers();
             return;
@@ -177,9 +222,15 @@ void Peer::on_mapped(FrameStream& stream, const Header& h, ByteView body) {
 }
 
 void Peer::on_closed(FrameStream& stream, const Status& why) {
+    if (&stream == spare_.get()) return dead_streams_.push_back(std::move(spare_));
     if (&stream != control_.get()) return;
     dead_streams_.push_back(std::move(control_));
     if (state_ == PeerState::dead) return;
+    if (spare_) {  // under way already
+        control_ = std::move(spare_);
+        control_to_ = spare_to_;
+        return;
+    }
     Code c = why.code();
     bool final = c == Code::auth_failed || c == Code::cluster_mismatch || c == Code::version_mismatch ||
                  c == Code::stale_incarnation || c == Code::name_in_use;
@@ -195,15 +246,22 @@ void Peer::on_closed(FrameStream& stream, const Status& why) {
 }
 
 void Peer::call(uint16_t method, ByteView request, std::shared_ptr<Call> c) {
-    if (state_ != PeerState::alive || !control_)
+    if (state_ != PeerState::alive)
         return c->finish(why_.ok() ? Status(Code::peer_unreachable, "not connected") : why_, {});
+    uint64_t request_id = next_request_++;
+    OpenCall& open = calls_[request_id];
+    open = {std::move(c), method, Bytes(request.begin(), request.end())};
+    if (!control_ || !control_->open()) return;  // it is sent by the next one
+    send_call(request_id, open);
+    control_->flush();
+}
+
+void Peer::send_call(uint64_t request, const OpenCall& call) {
     Header h;
     h.type = FrameType::call;
-    h.attempt = next_request_++;
-    h.aux = method;
-    calls_[h.attempt] = std::move(c);
-    control_->send(h, request);
-    control_->flush();
+    h.attempt = request;
+    h.aux = call.method;
+    control_->send(h, call.request);
 }
 
 void Peer::notify(Bytes payload) {

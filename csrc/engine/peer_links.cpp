@@ -219,6 +219,12 @@ void Peer::channel_down(Channel* channel, const Status& why) {
     }
 }
 
+void Peer::link_state(LinkId, sched::LinkState state) {
+    if (state == sched::LinkState::up || state == sched::LinkState::probation) return;
+    repeat_revokes();
+    keep_control_alive(monotonic_now());
+}
+
 void Peer::probe(LinkId id) {
     Link* l = link_of(id);
     if (l == nullptr || l->probe) return;

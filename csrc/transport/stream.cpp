@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -141,6 +143,12 @@ bool FrameStream::lands_in(const uint8_t* address, uint64_t length) const {
                        [&](const LocalPiece& p) { return overlaps(p, address, length); });
 }
 
+uint64_t FrameStream::acknowledged() const {
+    int waiting = 0;
+    if (closed_ || ioctl(fd_.get(), SIOCOUTQ, &waiting) != 0) return 0;
+    return sent_bytes_ - std::min(sent_bytes_, static_cast<uint64_t>(std::max(waiting, 0)));
+}
+
 UniqueFd FrameStream::take_descriptor() {
     if (descriptors_.empty()) return {};
     UniqueFd fd = std::move(descriptors_.front());
@@ -222,6 +230,10 @@ bool FrameStream::sent(uint64_t bytes) {
     while (!queue_.empty()) {
         OutFrame& f = *queue_.front();
         uint64_t take = std::min(bytes, f.total() - f.sent);
+        if (f.sent == 0 && take > 0 && f.payload > 0) {
+            handler_->on_sending(*this, f.attempt, sent_bytes_ + f.header_bytes + f.body.size());
+        }
+        sent_bytes_ += take;
         advance(f, take);
         bytes -= take;
         if (f.sent < f.total()) return false;

@@ -34,6 +34,8 @@ class StreamHandler {
     virtual bool may_land(FrameStream& stream) = 0;
     virtual void on_payload_end(FrameStream& stream, bool landed) = 0;
     virtual void on_drained(FrameStream&) {}  // the send queue has room again
+    // The payload of `attempt` begins `position` bytes into all that this stream sends (see acknowledged()).
+    virtual void on_sending(FrameStream&, AttemptId, uint64_t position) { (void)position; }
     // Once, whatever ended it. The stream is dead; it is deleted by its owner after the current dispatch.
     virtual void on_closed(FrameStream& stream, const Status& why) = 0;
 };
@@ -65,6 +67,10 @@ class FrameStream final : public PollHandler {
     void send(const proto::Header& header, ByteView body = {}, std::span<const LocalPiece> pieces = {},
               const std::vector<int>& descriptors = {});
     void flush();
+    // Of all bytes given to send(), those that the other side's kernel has.
+    uint64_t acknowledged() const;
+    // Of the payload that arrives, what has not come yet.
+    uint64_t payload_left() const { return payload_left_; }
     bool has_room() const { return queued_payload_ < limits_.queue_bytes; }
     // Nothing of this attempt's payload is read from its source any more: an unsent frame is dropped (true),
     // the rest of a half sent one is padded from scratch.
@@ -124,6 +130,7 @@ class FrameStream final : public PollHandler {
     std::deque<OutFrame*> queue_;
     std::vector<OutFrame*> free_;
     uint64_t queued_payload_ = 0;
+    uint64_t sent_bytes_ = 0;  // taken by our kernel
     bool was_full_ = false;
 
     std::vector<uint8_t> stage_;

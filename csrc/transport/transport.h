@@ -64,6 +64,9 @@ class Sink {
     virtual ~Sink() = default;
     virtual void channel_up(Channel* channel) = 0;
     virtual void attempt_ended(AttemptId attempt, End end, Status status, uint32_t piece) = 0;
+    // So many bytes of it have reached the other side (write: its kernel) or this one (read). Evidence for
+    // rate and health; only rising numbers count.
+    virtual void attempt_progress(AttemptId attempt, uint64_t bytes) = 0;
     // The channel is unusable; every attempt posted on it still gets its own attempt_ended.
     virtual void channel_down(Channel* channel, const Status& why) = 0;
 };
@@ -78,6 +81,8 @@ class Session {
     // The owner need not send the rest of a read any more. No answer.
     virtual void forget_at_owner(AttemptId attempt) = 0;
     virtual uint64_t lease_token() const = 0;
+    // What the owner answered to a revoke that came by this channel's own connection.
+    virtual void revoked(uint64_t request) = 0;
     // Sends a frame on the control connection.
     virtual void send_control(const proto::Header& header, ByteView body, std::vector<int> descriptors) = 0;
 };
@@ -92,6 +97,8 @@ class Channel {
     // Gives an attempt up. attempt_ended() follows (revoked, or whatever came first).
     virtual void revoke(AttemptId attempt) = 0;
     virtual void fenced(AttemptId attempt) = 0;
+    // Reports attempt_progress() of everything posted. Cheap enough for every millisecond.
+    virtual void report_progress() {}
     // Nothing of it is sent from or lands in [address, address + length) any more (the caller has revoked the
     // attempts).
     virtual bool touches(const uint8_t* address, uint64_t length) const = 0;

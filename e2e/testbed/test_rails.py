@@ -54,10 +54,10 @@ with Engine(json.loads(sys.argv[1]), name="caller") as engine:
 class Pair:
     """An owner on host 1 and a caller on host 0."""
 
-    def __init__(self, bed: Testbed) -> None:
+    def __init__(self, bed: Testbed, **settings: Any) -> None:
         python = [sys.executable, "-c"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        settings = json.dumps(_SETTINGS)
+        settings = json.dumps({**_SETTINGS, **settings})
         self.owner = bed.run(1, [*python, _OWNER, settings, str(_SIZE)], cwd=Path.cwd(), **pipes)
         descriptor = self.owner.stdout.readline().strip()
         assert base64.b64decode(descriptor), "the owner did not start; its error is above"
@@ -124,3 +124,18 @@ def test_invariant_3_a_rail_cut_under_traffic_fails_no_transfer(bed: Testbed, pa
     counted = pair.end()
     assert counted["transfers_failed"] == 0
     assert bed.counters(0)[0].sent >= before, "counters of a healed rail go on"
+
+
+@pytest.mark.parametrize("how", ["blackhole", "one-way"])
+def test_nothing_waits_for_a_lost_rail_that_carried_the_control_connection(bed: Testbed, how: str) -> None:
+    """Revokes, answers and tokens find another rail. By the lease, half a minute would pass, and by TCP more."""
+    pair = Pair(bed, **{"engine.session_lease_ms": 60_000, "engine.deadline_ms": 10_000})
+    try:
+        pair.rounds(2)
+        bed.cut(0, how)
+        pair.rounds(6)
+        bed.heal(0)
+        pair.rounds(2)
+        assert pair.end()["transfers_failed"] == 0
+    finally:
+        pair.kill()

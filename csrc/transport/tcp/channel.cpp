@@ -186,6 +186,34 @@ void TcpChannel::close(const Status& why) {
     give_up_all(why);
 }
 
+bool TcpChannel::send_frame(const proto::Header& header, ByteView body) {
+    if (!up_ || closed_) return false;
+    bulk_->send(header, body);
+    return true;
+}
+
+void TcpChannel::on_sending(FrameStream&, AttemptId attempt, uint64_t position) {
+    auto it = pending_.find(attempt);
+    if (it != pending_.end()) it->second.begins_at = position;
+}
+
+void TcpChannel::report_progress() {
+    if (pending_.empty() || !up_) return;
+    uint64_t bulk = bulk_->acknowledged(), interactive = interactive_ ? interactive_->acknowledged() : 0;
+    for (const auto& [id, p] : pending_) {
+        if (p.given_up || p.stream == nullptr) continue;
+        uint64_t have = 0;
+        if (p.op == Op::write) {
+            uint64_t acknowledged = p.stream == bulk_.get() ? bulk : interactive;
+            have = acknowledged > p.begins_at ? std::min(acknowledged - p.begins_at, p.bytes) : 0;
+        } else {
+            bool arriving = landing_[p.stream == interactive_.get()] == id;
+            have = p.received - (arriving ? std::min(p.received, p.stream->payload_left()) : 0);
+        }
+        if (have > 0) sink_.attempt_progress(id, have);
+    }
+}
+
 bool TcpChannel::touches(const uint8_t* address, uint64_t length) const {
     for (const FrameStream* s : {bulk_.get(), interactive_.get()}) {
         if (s != nullptr && !s->closed() && (s->sends_from(address, length) || s->lands_in(address, length)))
@@ -222,6 +250,9 @@ void TcpChannel::on_frame(FrameStream& stream, const proto::Header& h, ByteView 
             }
             return;
         }
+        case proto::FrameType::revoked:
+            session_.revoked(h.attempt);
+            return;
         case proto::FrameType::bye:
             stream.close({Code::peer_dead, "the peer closed: " + message_of(body)});
             return;

@@ -38,6 +38,10 @@ class TcpChannel final : public Channel, public StreamHandler {
     void revoke(AttemptId attempt) override;
     void fenced(AttemptId attempt) override;
     void close(const Status& why) override;
+    void report_progress() override;
+    // Sends a control frame over this link, where the control connection may be out of reach. False: not
+    // connected.
+    bool send_frame(const proto::Header& header, ByteView body);
     bool quiet() const override { return pending_.empty(); }
     bool touches(const uint8_t* address, uint64_t length) const override;
     void flush();  // sends what post() queued: once per batch
@@ -45,7 +49,9 @@ class TcpChannel final : public Channel, public StreamHandler {
   private:
     struct Pending {
         Op op{};
-        uint64_t bytes = 0, received = 0;
+        uint64_t bytes = 0;
+        uint64_t received = 0;            // read: of frames that have begun
+        uint64_t begins_at = UINT64_MAX;  // write: in what its stream sends; not begun yet
         std::vector<LocalPiece> local;
         std::vector<proto::Piece> remote;  // kept for nothing but errors' names; empty for large attempts
         FrameStream* stream = nullptr;
@@ -58,6 +64,7 @@ class TcpChannel final : public Channel, public StreamHandler {
                     std::vector<LocalPiece>& landing) override;
     bool may_land(FrameStream& stream) override;
     void on_payload_end(FrameStream& stream, bool landed) override;
+    void on_sending(FrameStream& stream, AttemptId attempt, uint64_t position) override;
     void on_closed(FrameStream& stream, const Status& why) override;
 
     std::unique_ptr<FrameStream> connect(proto::Purpose purpose, Status& status);
