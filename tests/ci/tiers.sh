@@ -71,7 +71,7 @@ tier_native() {
 }
 
 # The connectors' own folders hold what needs no serving engine.
-tier_unit() { in_tests unit tests/unit tests/vllm tests/sglang; }
+tier_unit() { in_tests unit tests/unit tests/vllm tests/sglang tests/sim; }
 tier_contract() { in_tests contract tests/contract; }
 tier_metadata() { in_tests metadata tests/metadata; }
 tier_store() { in_tests store tests/store; }
