@@ -70,8 +70,9 @@ class Result:
     def goodput(self, start: int, end: int) -> float:
         """Bytes a second that landed between two times."""
         width, warm = self.scenario.top["bin"], self.scenario.top["warm"]
-        bins = self.report["bins"][max(0, (start - warm) // width) : max(0, (end - warm) // width)]
-        return float(bins.sum()) * 1e9 / max(1, (end - start) // width * width)
+        bins: npt.NDArray[np.uint64] = self.report["bins"]
+        total = int(bins[max(0, (start - warm) // width) : max(0, (end - warm) // width)].sum())
+        return total * 1e9 / max(1, (end - start) // width * width)
 
     def penalties(self) -> npt.NDArray[np.int64]:
         """What each transfer lost that had bytes on a link when it died; ns."""
