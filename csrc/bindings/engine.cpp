@@ -34,6 +34,10 @@ engine::Settings settings_of(const py::dict& d) {
     s.name = get<std::string>(d, "node.name", s.name);
     s.host_identity = get<std::string>(d, "node.host_identity", s.host_identity);
     s.bind = get<std::vector<std::string>>(d, "node.bind", {});
+    s.include = get<std::vector<std::string>>(d, "rails.include", {});
+    s.exclude = get<std::vector<std::string>>(d, "rails.exclude", {});
+    s.rail_rates = get<std::map<std::string, uint64_t>>(d, "rails.rates", {});
+    s.idle_close = get<int64_t>(d, "tcp.idle_close_ms", s.idle_close / kMillisecond) * kMillisecond;
     s.advertise = get<std::vector<std::string>>(d, "node.advertise", {});
     s.port = get<uint16_t>(d, "node.port", 0);
     s.deadline = get<int64_t>(d, "engine.deadline_ms", s.deadline / kMillisecond) * kMillisecond;

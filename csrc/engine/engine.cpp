@@ -79,54 +79,6 @@ Status Engine::start() {
     return Status::good();
 }
 
-Status Engine::listen() {
-    if (settings_.shm) {
-        char text[33];
-        for (size_t i = 0; i < 16; ++i) snprintf(text + 2 * i, 3, "%02x", incarnation_[i]);
-        unix_name_ = std::string("tent-") + text;
-        auto fd = transport::listen_unix(unix_name_);
-        if (!fd.ok()) return fd.status();
-        door_->add(std::move(*fd));
-    }
-    if (!settings_.tcp) return Status::good();
-    std::vector<transport::Interface> use;
-    std::vector<transport::Interface> known = transport::interfaces();
-    if (settings_.bind.empty()) {
-        // With no secret, nobody outside this host may even knock.
-        for (const auto& i : known) {
-            bool v4 = i.address.find(':') == std::string::npos;
-            if (v4 && i.loopback == settings_.secret.empty()) use.push_back(i);
-        }
-        if (use.empty()) use.push_back({"lo", "127.0.0.1", true});
-    } else {
-        for (const std::string& address : settings_.bind) {
-            transport::Interface i{address, address, address.starts_with("127.") || address == "::1"};
-            for (const auto& k : known) {
-                if (k.address == address) i = k;
-            }
-            if (settings_.secret.empty() && !i.loopback) {
-                return {Code::auth_failed,
-                        "node.bind names " + address +
-                            ", but there is no cluster.secret: without one "
-                            "TENT listens on loopback only. Set cluster.secret or cluster.secret_file"};
-            }
-            use.push_back(i);
-        }
-    }
-    for (const auto& i : use) {
-        LocalRail rail;
-        rail.address = {i.address, settings_.port};
-        auto fd = transport::listen_tcp(rail.address, rail.address.port);
-        if (!fd.ok()) return fd.status();
-        door_->add(std::move(*fd));
-        rail.name = i.name;
-        rail.loopback = i.loopback;
-        rail.rail = sprayer_.add_rail({i.name, 0});
-        rails_.push_back(std::move(rail));
-    }
-    return Status::good();
-}
-
 void Engine::close(Nanos timeout) {
     if (closed_.exchange(true)) {
         if (thread_.joinable() && fork_generation() == born_) thread_.join();
@@ -224,38 +176,6 @@ transport::SocketOptions Engine::socket_options() const {
     return {settings_.congestion, settings_.sndbuf, settings_.rcvbuf, settings_.notsent_lowat};
 }
 
-Bytes Engine::descriptor() const {
-    Descriptor d;
-    d.cluster = settings_.cluster;
-    d.name = settings_.name;
-    d.host = host_;
-    d.incarnation = incarnation_;
-    d.unix_name = unix_name_;
-    d.probe_address = reinterpret_cast<uint64_t>(incarnation_.data());
-    for (size_t i = 0; i < rails_.size(); ++i) {
-        RailAddress r{rails_[i].address, rails_[i].name};
-        if (i < settings_.advertise.size()) r.address.host = settings_.advertise[i];
-        d.rails.push_back(r);
-    }
-    return encode(d);
-}
-
-RailId Engine::rail_of(const FrameStream& stream) const {
-    std::string host = transport::local_host(stream.fd());
-    for (const LocalRail& rail : rails_) {
-        if (rail.address.host == host) return rail.rail;
-    }
-    return host.empty() || rails_.empty() ? memory_rail_
-                                          : rails_.front().rail;  // unix socket; wildcard address
-}
-
-RailId Engine::remote_rail(const std::string& node, const std::string& address) {
-    std::string key = node + " " + address;
-    auto it = remote_rails_.find(key);
-    if (it == remote_rails_.end()) it = remote_rails_.emplace(key, sprayer_.add_rail({key, 0})).first;
-    return it->second;
-}
-
 // ---- peers
 
 // Waits for something about peers. `settled` is asked with the loop token held, and never with the
@@ -290,7 +210,9 @@ Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
         for (const auto& [index, p] : live_peers_) {
             if (p->descriptor().incarnation == d->incarnation && !p->dead()) peer = p;
         }
-        if (!peer) {
+        if (peer) {
+            peer->set_rails(d->rails);  // they come and go
+        } else {
             auto index = static_cast<uint32_t>(peers_.size());
             peer = std::make_shared<Peer>(*this, index, std::move(*d));
             peers_.push_back(peer);

@@ -25,9 +25,18 @@
 #include "engine/settings.h"
 #include "engine/transfer.h"
 #include "sched/sprayer.h"
+#include "transport/interfaces.h"
 #include "transport/shm/copier.h"
 
 namespace tent::engine {
+
+struct LocalRail {
+    RailId rail = 0;
+    transport::Address address;  // port = where it listens
+    std::string name;            // its interface; of no interface of ours: the address
+    bool loopback = false;
+    bool alive = true;  // as far as the kernel says
+};
 
 struct Counters {
     uint64_t submitted = 0, completed = 0, failed = 0, cancelled = 0, released = 0;
@@ -42,12 +51,6 @@ struct LinkRow {  // what `tent` shows of a link
 
 class Engine final : public transport::Sink {
   public:
-    struct LocalRail {
-        RailId rail = 0;
-        transport::Address address;  // port = where it listens
-        std::string name;
-        bool loopback = false;
-    };
     // Listens and starts the threads. port_in_use, invalid_argument, no_memory.
     static Result<std::unique_ptr<Engine>> create(const Settings& settings);
     ~Engine() override;
@@ -59,7 +62,7 @@ class Engine final : public transport::Sink {
     Status usable() const;  // closed, forked
     const std::string& name() const { return settings_.name; }
     const Id128& incarnation() const { return incarnation_; }
-    Bytes descriptor() const;
+    Bytes descriptor();
 
     Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name,
                                               Rights exposed);
@@ -112,6 +115,9 @@ class Engine final : public transport::Sink {
     const std::string& host() const { return host_; }
     const std::vector<LocalRail>& rails() const { return rails_; }
     RailId memory_rail() const { return memory_rail_; }
+    // The device to bind a connection to that shall leave by this rail; empty: the address is one of this
+    // host's, and what goes there never leaves it.
+    std::string device_towards(const LocalRail& rail, const transport::Address& to) const;
     RailId remote_rail(const std::string& node, const std::string& address);
     transport::SocketOptions socket_options() const;
     proto::HandshakeConfig handshake_config();
@@ -121,6 +127,7 @@ class Engine final : public transport::Sink {
     void wake_at(Nanos when) { wake_at_ = std::min(wake_at_, when); }
     LinkId add_link(const sched::LinkSpec& spec, Peer* peer);
     void link_down(LinkId link);
+    void remove_link(LinkId link);
     void link_probe(LinkId link, bool good);
     bool link_is_up(LinkId link) const { return sprayer_.view(link).state == sched::LinkState::up; }
     void peer_changed(Peer& peer);
@@ -140,7 +147,12 @@ class Engine final : public transport::Sink {
     class Door;  // accepts connections and sees them through the handshake
     explicit Engine(const Settings& settings);
     Status start();
+
+    // rails.cpp
     Status listen();
+    std::vector<transport::Interface> discover(const std::vector<transport::Interface>& known) const;
+    Status add_rail(const transport::Interface& interface);
+    void interfaces_changed();
 
     void wait_until(const std::function<bool()>& settled, Nanos timeout);
 
@@ -188,6 +200,7 @@ class Engine final : public transport::Sink {
     std::unique_ptr<transport::shm::Copier> copier_;
     std::unique_ptr<Door> door_;
     std::vector<LocalRail> rails_;
+    std::unique_ptr<transport::InterfaceWatch> watch_;
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
     sched::Sprayer sprayer_;

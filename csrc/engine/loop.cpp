@@ -314,6 +314,10 @@ LinkId Engine::add_link(const sched::LinkSpec& spec, Peer* peer) {
 void Engine::link_down(LinkId link) {
     sprayer_.link_down(link, monotonic_now());
 }
+void Engine::remove_link(LinkId link) {
+    sprayer_.remove_link(link, monotonic_now());
+    link_peer_[link] = nullptr;
+}
 void Engine::link_probe(LinkId link, bool good) {
     sprayer_.link_probe(link, good, monotonic_now());
 }

@@ -51,7 +51,7 @@ void Peer::die(const Status& why) {
     calls_.clear();
     engine_.wake_followers();
     for (Link& l : links_) {
-        if (l.id != kNoId) engine_.link_down(l.id);
+        if (l.id != kNoId) engine_.remove_link(l.id);
         for (auto* ch : {&l.channel, &l.probe}) {
             if (!*ch) continue;
             (*ch)->close(why);
@@ -101,6 +101,7 @@ void Peer::tick(Nanos now, Nanos lease_now) {
     }
     if (!control_ && state_ != PeerState::dead && now >= next_control_dial_) dial_control(now);
     keep_control_alive(now);
+    close_idle_links(now);
     if (want_tcp_ && state_ == PeerState::alive) dial_links(now);
 }
 

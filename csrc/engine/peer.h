@@ -17,6 +17,9 @@
 
 namespace tent::engine {
 
+class Engine;
+struct LocalRail;
+
 enum class PeerState : uint8_t { connecting, alive, dead };
 
 // A question to the owner whose answer somebody waits for (store messages).
@@ -38,6 +41,9 @@ class Peer final : public transport::Session,
         transport::tcp::Route route;
         std::unique_ptr<transport::tcp::TcpChannel> channel, probe;
         bool is_shm = false;
+        bool cross = false;       // rails of different index: dialled while one of them has no other link
+        bool asleep = false;      // closed for want of work, or not needed now: not dialled
+        size_t from = 0, to = 0;  // index of the local rail and of the remote one
         Nanos next_dial = 0, dial_backoff = 0;
     };
     struct AttemptRecord {
@@ -79,7 +85,10 @@ class Peer final : public transport::Session,
     transport::Channel* channel_of(LinkId id);
     bool owns(const transport::Channel* channel) const;
     void report_progress();
-    void link_state(LinkId link, sched::LinkState state);  // the sprayer's news
+    void rail_changed(const LocalRail& rail);  // the kernel says that one of ours is down, or back
+    void rails_changed();                      // there are more of ours
+    void set_rails(const std::vector<RailAddress>& rails);  // the peer's, as the directory has them now
+    void link_state(LinkId link, sched::LinkState state);   // the sprayer's news
     void channel_up(transport::Channel* channel);
     void channel_down(transport::Channel* channel, const Status& why);
     void probe(LinkId link);
@@ -123,6 +132,12 @@ class Peer final : public transport::Session,
     void make_shm(transport::FrameStream& stream);
     void open_shm();
     void make_links();
+    void make_link(size_t from, size_t to, bool cross);
+    bool covered(const Link& link) const;
+    void cover_rails();
+    void wake_links();
+    void sleep(Link& link, const Status& why);
+    void close_idle_links(Nanos now);
     void dial(Link& link, Nanos now);
     void dial_links(Nanos now);
     void send_revokes();
@@ -154,7 +169,10 @@ class Peer final : public transport::Session,
     UniqueFd pidfd_owner_;
     std::unique_ptr<transport::shm::ShmChannel> shm_;
     LinkId shm_link_ = kNoId;
-    bool links_made_ = false, want_tcp_ = false;
+    size_t local_rails_ = 0, remote_rails_ = 0;  // those that have links
+    bool want_tcp_ = false;
+    bool was_up_ = false;  // one of its links was
+    Nanos last_used_ = 0;
     std::vector<Link> links_;
     std::vector<std::unique_ptr<transport::tcp::TcpChannel>> retired_;
     std::map<AttemptId, AttemptRecord> attempts_;

@@ -20,6 +20,7 @@ Status Peer::post(AttemptId id, AttemptRecord record, std::span<const proto::Pie
     a.local = local;
     a.bytes = bytes;
     record.channel = channel;
+    last_used_ = monotonic_now();
     attempts_[id] = std::move(record);
     Status s = channel->post(a);
     if (!s.ok()) attempts_.erase(id);

@@ -39,7 +39,7 @@ void Peer::dial_control(Nanos now) {
         d = transport::dial_unix(descriptor_.unix_name);
     } else {
         control_to_ = descriptor_.rails[control_route_++ % ways].address;
-        d = transport::dial_tcp(control_to_, "", {});
+        d = transport::dial_tcp(control_to_, {}, {});
     }
     if (!d.ok()) {
         why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + d.status().message()};

@@ -84,25 +84,136 @@ bool Peer::any_link_up() const {
                        [](const Link& l) { return l.channel && l.channel->up(); });
 }
 
-// Same-index pairs of rails: local i with remote i modulo their number.
+// Same-index pairs of rails carry (local i with remote i modulo their number); what comes later joins them.
 void Peer::make_links() {
-    links_made_ = true;
     if (!engine_.settings().tcp) return;
-    const auto& local = engine_.rails();
-    size_t n = std::max(local.size(), descriptor_.rails.size());
-    if (local.empty() || descriptor_.rails.empty()) return;
-    for (size_t i = 0; i < n; ++i) {
-        const auto& from = local[i % local.size()];
-        const RailAddress& to = descriptor_.rails[i % descriptor_.rails.size()];
-        Link l;
-        l.local = from.rail;
-        l.remote = engine_.remote_rail(descriptor_.name, to.address.text());
-        l.name = descriptor_.name + "/" + from.name + "-" + to.name;
-        l.route.to = to.address;
-        l.route.from = from.loopback ? "" : from.address.host;
-        l.route.options = engine_.socket_options();
-        links_.push_back(std::move(l));
+    size_t locals = engine_.rails().size(), remotes = descriptor_.rails.size();
+    if (locals == 0 || remotes == 0 || (locals == local_rails_ && remotes == remote_rails_)) return;
+    local_rails_ = locals;
+    remote_rails_ = remotes;
+    for (size_t i = 0; i < std::max(locals, remotes); ++i) make_link(i % locals, i % remotes, false);
+}
+
+void Peer::make_link(size_t from, size_t to, bool cross) {
+    for (Link& l : links_) {
+        if (l.is_shm || l.from != from || l.to != to) continue;
+        l.cross = l.cross && cross;
+        l.asleep = false;
+        return;
     }
+    const LocalRail& local = engine_.rails()[from];
+    const RailAddress& remote = descriptor_.rails[to];
+    Link l;
+    l.from = from;
+    l.to = to;
+    l.cross = cross;
+    l.local = local.rail;
+    l.remote = engine_.remote_rail(descriptor_.name, remote.address.text());
+    l.name = descriptor_.name + "/" + local.name + "-" + remote.name;
+    l.route.to = remote.address;
+    l.route.options = engine_.socket_options();
+    if (!local.loopback) l.route.from = {local.address.host, engine_.device_towards(local, remote.address)};
+    links_.push_back(std::move(l));
+}
+
+// Whether both of its rails have another link that works.
+bool Peer::covered(const Link& link) const {
+    bool from = false, to = false;
+    for (const Link& l : links_) {
+        if (l.is_shm || l.cross || l.id == kNoId || !engine_.link_is_up(l.id)) continue;
+        from = from || l.from == link.from;
+        to = to || l.to == link.to;
+    }
+    return from && to;
+}
+
+// A rail whose own partner is lost still carries, towards another one, where that can be reached by its
+// device.
+void Peer::cover_rails() {
+    for (Link& l : links_) {
+        if (l.cross && !l.asleep && covered(l))
+            sleep(l, {Code::link_failed, "both of its rails have their own links"});
+    }
+    std::vector<uint8_t> from(local_rails_), to(remote_rails_);  // that have a link, or may soon have one
+    for (const Link& l : links_) {
+        if (l.is_shm || l.asleep || l.from >= from.size() || l.to >= to.size()) continue;
+        bool works = l.id != kNoId && engine_.link_is_up(l.id);
+        if (!works && !l.cross) continue;
+        from[l.from] = to[l.to] = 1;
+    }
+    auto best = [](const std::vector<uint8_t>& have) {
+        return static_cast<size_t>(std::find(have.begin(), have.end(), 1) - have.begin());
+    };
+    size_t any_from = best(from), any_to = best(to);
+    for (size_t i = 0; i < from.size(); ++i) {
+        if (!from[i] && engine_.rails()[i].alive && any_to < to.size()) make_link(i, any_to, true);
+    }
+    for (size_t i = 0; i < to.size(); ++i) {
+        if (!to[i] && any_from < from.size()) make_link(any_from, i, true);
+    }
+}
+
+void Peer::sleep(Link& l, const Status& why) {
+    l.asleep = true;
+    for (auto* ch : {&l.channel, &l.probe}) {
+        if (!*ch) continue;
+        (*ch)->close(why);
+        retired_.push_back(std::move(*ch));
+    }
+    if (l.id != kNoId) engine_.link_down(l.id);
+}
+
+// A link without work costs its owner a thread of attention and both sides a descriptor.
+void Peer::close_idle_links(Nanos now) {
+    if (!want_tcp_ || !attempts_.empty() || now - last_used_ < engine_.settings().idle_close) return;
+    want_tcp_ = false;
+    for (Link& l : links_) {
+        if (!l.is_shm && !l.asleep) sleep(l, {Code::link_failed, "closed for want of work"});
+    }
+}
+
+void Peer::wake_links() {
+    last_used_ = monotonic_now();
+    if (std::exchange(want_tcp_, true)) return;
+    for (Link& l : links_) {
+        if (!l.cross) l.asleep = false;
+        l.next_dial = 0;
+    }
+}
+
+void Peer::rails_changed() {
+    if (want_tcp_ && state_ == PeerState::alive) dial_links(monotonic_now());
+}
+
+void Peer::set_rails(const std::vector<RailAddress>& rails) {
+    // A rail keeps its index: links name it. What the peer does not list any more ends by its silence.
+    for (const RailAddress& r : rails) {
+        bool known = std::any_of(descriptor_.rails.begin(), descriptor_.rails.end(),
+                                 [&](const auto& k) { return k.address.text() == r.address.text(); });
+        if (!known) descriptor_.rails.push_back(r);
+    }
+    rails_changed();
+}
+
+void Peer::rail_changed(const LocalRail& rail) {
+    Nanos now = monotonic_now();
+    for (Link& l : links_) {
+        if (l.is_shm || l.local != rail.rail || l.asleep) continue;
+        if (rail.alive) {
+            l.dial_backoff = 0;
+            l.next_dial = 0;
+            if (l.id != kNoId && !l.channel && !l.probe) dial(l, now);
+            continue;
+        }
+        Status why{Code::link_failed, "interface " + rail.name + " is down"};
+        for (auto* ch : {&l.channel, &l.probe}) {
+            if (!*ch) continue;
+            transport::tcp::TcpChannel* lost = ch->get();
+            lost->close(why);
+            channel_down(lost, why);
+        }
+    }
+    rails_changed();
 }
 
 void Peer::dial(Link& l, Nanos now) {
@@ -117,9 +228,10 @@ void Peer::dial(Link& l, Nanos now) {
 }
 
 void Peer::dial_links(Nanos now) {
-    if (!links_made_) make_links();
+    make_links();
+    if (was_up_) cover_rails();
     for (Link& l : links_) {
-        if (l.is_shm) continue;
+        if (l.is_shm || l.asleep) continue;
         for (auto* ch : {&l.channel, &l.probe}) {
             if (!*ch || (*ch)->up() || now - (*ch)->dialled_at() <= engine_.settings().connect_timeout)
                 continue;
@@ -152,7 +264,7 @@ std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
         hopeless = {Code::unsupported, "shared memory does not reach that segment and tcp.enabled is false"};
         return std::nullopt;
     }
-    want_tcp_ = true;
+    wake_links();
     dial_links(monotonic_now());
     bool up =
         std::any_of(links_.begin(), links_.end(), [](const Link& l) { return !l.is_shm && l.id != kNoId; });
@@ -189,6 +301,7 @@ void Peer::channel_up(Channel* channel) {
             spec.tier = kNetworkTier;
             spec.name = l.name;
             l.id = engine_.add_link(spec, this);
+            was_up_ = true;
             l.dial_backoff = 0;
             engine_.peer_changed(*this);
             return;
@@ -229,7 +342,7 @@ void Peer::probe(LinkId id) {
     Link* l = link_of(id);
     if (l == nullptr || l->probe) return;
     if (l->is_shm) return engine_.link_probe(id, shm_ != nullptr && state_ == PeerState::alive);
-    if (state_ != PeerState::alive) return engine_.link_probe(id, false);
+    if (state_ != PeerState::alive || l->asleep) return engine_.link_probe(id, false);
     dial(*l, monotonic_now());
     if (!l->probe) engine_.link_probe(id, false);
 }

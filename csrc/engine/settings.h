@@ -2,6 +2,7 @@
 // defaults).
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,10 @@ struct Settings {
     std::string secret;
     std::string name;
     std::string host_identity;
-    std::vector<std::string> bind;       // addresses, one rail each; empty: chosen
-    std::vector<std::string> advertise;  // what peers are told instead, same order; empty: as bound
+    std::vector<std::string> bind;  // addresses, one rail each; empty: what is found, and comes later
+    std::vector<std::string> include, exclude;   // patterns of interface names, for what is found
+    std::map<std::string, uint64_t> rail_rates;  // bytes per second, by interface
+    std::vector<std::string> advertise;          // what peers are told instead, same order; empty: as bound
     uint16_t port = 0;
     Nanos deadline = 30 * kSecond;
     Nanos lease = 3 * kSecond;
@@ -29,6 +32,7 @@ struct Settings {
     uint64_t slice_max = 4 << 20;
     bool tcp = true, shm = true, pull = true;
     std::string congestion = "cubic";
+    Nanos idle_close = 60 * kSecond;  // links without work are closed after that
     int sndbuf = 4 << 20, rcvbuf = 4 << 20, notsent_lowat = 256 << 10;
 };
 

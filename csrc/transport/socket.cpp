@@ -3,8 +3,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ifaddrs.h>
-#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -102,21 +100,26 @@ Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port) {
     return fd;
 }
 
-Result<Dialled> dial_tcp(const Address& to, const std::string& from, const SocketOptions& options) {
+Result<Dialled> dial_tcp(const Address& to, const Source& from, const SocketOptions& options) {
     sockaddr_storage a{};
     socklen_t size = 0;
     if (!parse(to, a, size)) return {Code::invalid_argument, "'" + to.host + "' is no address"};
     UniqueFd fd(socket(a.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!fd) return {Code::no_memory, std::string("cannot make a socket: ") + strerror(errno)};
     apply(fd.get(), options);
-    if (!from.empty()) {
+    // Permitted to everybody since Linux 5.7; before that the route decides.
+    if (!from.device.empty()) {
+        setsockopt(fd.get(), SOL_SOCKET, SO_BINDTODEVICE, from.device.c_str(),
+                   static_cast<socklen_t>(from.device.size()));
+    }
+    if (!from.address.empty()) {
         sockaddr_storage local{};
         socklen_t local_size = 0;
-        if (parse({from, 0}, local, local_size) && local.ss_family == a.ss_family) {
+        if (parse({from.address, 0}, local, local_size) && local.ss_family == a.ss_family) {
             int one = 1;
             setsockopt(fd.get(), IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
             if (bind(fd.get(), reinterpret_cast<sockaddr*>(&local), local_size) != 0) {
-                return {Code::link_failed, "cannot leave by " + from + ": " + strerror(errno)};
+                return {Code::link_failed, "cannot leave by " + from.address + ": " + strerror(errno)};
             }
         }
     }
@@ -171,26 +174,6 @@ std::string describe(int fd) {
     getpeername(fd, reinterpret_cast<sockaddr*>(&remote), &m);
     if (local.ss_family == AF_UNIX) return "unix socket";
     return text_of(local, n) + " -> " + text_of(remote, m);
-}
-
-std::vector<Interface> interfaces() {
-    std::vector<Interface> found;
-    ifaddrs* all = nullptr;
-    if (getifaddrs(&all) != 0) return found;
-    for (ifaddrs* i = all; i != nullptr; i = i->ifa_next) {
-        if (i->ifa_addr == nullptr || (i->ifa_flags & IFF_UP) == 0) continue;
-        int family = i->ifa_addr->sa_family;
-        if (family != AF_INET && family != AF_INET6) continue;
-        std::string name = i->ifa_name;
-        if (name.starts_with("docker") || name.starts_with("br-") || name.starts_with("virbr")) continue;
-        char host[NI_MAXHOST];
-        socklen_t size = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
-        if (getnameinfo(i->ifa_addr, size, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) continue;
-        if (std::strncmp(host, "fe80", 4) == 0) continue;  // link-local: not routable, scope is ours alone
-        found.push_back({name, host, (i->ifa_flags & IFF_LOOPBACK) != 0});
-    }
-    freeifaddrs(all);
-    return found;
 }
 
 std::string host_identity(const std::string& configured) {

@@ -28,8 +28,13 @@ struct Dialled {
 };
 
 Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port);
-// Non-blocking. `from` (may be empty) is the local address, hence the rail, that it leaves by.
-Result<Dialled> dial_tcp(const Address& to, const std::string& from, const SocketOptions& options);
+// Where a connection leaves from. Without a device it leaves by whatever the kernel's routes say, whatever
+// address it bears.
+struct Source {
+    std::string address, device;  // may be empty
+};
+// Non-blocking.
+Result<Dialled> dial_tcp(const Address& to, const Source& from, const SocketOptions& options);
 // Abstract unix sockets: no file, gone with their process, private to a network namespace.
 Result<UniqueFd> listen_unix(const std::string& name);
 Result<Dialled> dial_unix(const std::string& name);
@@ -38,13 +43,6 @@ UniqueFd accept_one(int fd);
 void apply(int fd, const SocketOptions& options);
 std::string local_host(int fd);  // its own address, without the port; empty for a unix socket
 std::string describe(int fd);    // "10.0.0.1:1234 -> 10.0.0.2:99"
-
-// The addresses of this host's interfaces that are up: loopback first when asked for, no container bridges.
-struct Interface {
-    std::string name, address;
-    bool loopback = false;
-};
-std::vector<Interface> interfaces();
 
 // What identifies this host for shared memory: boot id and the namespaces that must be shared.
 std::string host_identity(const std::string& configured);

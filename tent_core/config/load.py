@@ -21,7 +21,7 @@ from typing import Any
 
 from tent_core.config.files import read_table
 from tent_core.config.schema import SECTIONS, Config, Setting, StoreConfig, settings, show_value
-from tent_core.config.values import Kind, format_size, read_value
+from tent_core.config.values import Kind, format_size, parse_rates, read_value
 from tent_core.errors import ConfigError
 
 __all__ = ["load_config"]
@@ -208,6 +208,10 @@ def _check_together(config: Config) -> None:
     if not re.fullmatch(r"[a-z0-9_]{0,15}", config.tcp.congestion):
         raise _bad_name(config, "tcp.congestion", "a name such as cubic, or nothing")
     _check_bind(config)
+    try:
+        parse_rates(config.rails.rates)
+    except ValueError as error:
+        raise ConfigError(f"rails.rates ({config.origin('rails.rates')}): {error}") from None
 
 
 def _clash(config: Config, key: str, other: str, rule: str) -> ConfigError:

@@ -13,7 +13,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from tent_core.config.schema import Config, settings
+from tent_core.config.schema import Config, NativeValue, settings
+from tent_core.config.values import parse_rates
 from tent_core.errors import ConfigError
 
 __all__ = ["has_configured_secret", "native_values", "resolve_secret", "user_key_path"]
@@ -89,31 +90,30 @@ def _make_key(path: Path) -> None:
         ) from None
 
 
-def native_values(config: Config) -> dict[str, int | str | bool | list[str]]:
+def native_values(config: Config) -> dict[str, NativeValue]:
     """See `Config.native`."""
     from tent_core.topology.host import host_identity
 
-    values: dict[str, int | str | bool | list[str]] = {}
+    values: dict[str, NativeValue] = {}
     for key in settings():
         value = config.get(key)
         values[key] = list(value) if isinstance(value, tuple) else value
     values["cluster.secret"] = resolve_secret(config)
     values["node.host_identity"] = config.node.host_identity or host_identity()
     values["node.bind"] = _addresses(config)
+    values["rails.rates"] = parse_rates(config.rails.rates)
     return values
 
 
 def _addresses(config: Config) -> list[str]:
-    """What to listen on, one address a rail: interfaces by name become their first address."""
+    """What to listen on, one address a rail: interfaces by name become their first address. Empty: the engine looks
+    for rails itself, and keeps looking."""
     from tent_core.topology.host import interfaces
 
-    if not config.node.bind and not has_configured_secret(config):
-        return ["127.0.0.1"]
+    if not config.node.bind:
+        return [] if has_configured_secret(config) else ["127.0.0.1"]
     by_name = {item.name: item.addresses[0] for item in interfaces()}
-    if config.node.bind:
-        return [
-            by_name.get(name, "127.0.0.1" if name == "localhost" else name.strip("[]"))
-            for name in config.node.bind
-        ]
-    rails = [address for name, address in by_name.items() if name != "lo"]
-    return rails or ["127.0.0.1"]
+    return [
+        by_name.get(name, "127.0.0.1" if name == "localhost" else name.strip("[]"))
+        for name in config.node.bind
+    ]

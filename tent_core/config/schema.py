@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from tent_core.config.values import Kind, format_size, parse_size
 
@@ -21,7 +21,9 @@ __all__ = [
     "Effective",
     "EngineConfig",
     "LogConfig",
+    "NativeValue",
     "NodeConfig",
+    "RailsConfig",
     "Setting",
     "ShmConfig",
     "StoreConfig",
@@ -29,6 +31,8 @@ __all__ = [
     "settings",
     "show_value",
 ]
+
+NativeValue: TypeAlias = int | str | bool | list[str] | dict[str, int]
 
 _HUGE = 1 << 50
 _DAY_MS = 86_400_000
@@ -92,6 +96,20 @@ class NodeConfig:
     )
     advertise: tuple[str, ...] = names("Addresses told to peers instead of those bound (NAT, containers).")
     port: int = integer(0, "", "TCP port to listen on; 0: any free one.", high=65535)
+
+
+@dataclass(frozen=True)
+class RailsConfig:
+    include: tuple[str, ...] = names(
+        "Interfaces to use as rails, by name or pattern (eth*); empty: all. Where node.bind names none."
+    )
+    exclude: tuple[str, ...] = _make(
+        ("docker*", "br-*", "virbr*", "veth*", "cni*", "flannel*", "cali*", "tun*", "wg*"),
+        Setting(Kind.names, "Interfaces that are no rails, by name or pattern."),
+    )
+    rates: tuple[str, ...] = names(
+        "What rails carry, where you know it: eth0=25Gbit. Unknown ones are found out by use."
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,9 @@ class TcpConfig:
     enabled: bool = flag(True, "Use TCP.")
     congestion: str = text("cubic", "Congestion control of bulk connections; empty: the kernel's default.")
     sndbuf: int = size("4MiB", "Kernel send buffer of a bulk connection.", low="4KiB", high=1 << 30)
+    idle_close_ms: int = integer(
+        60_000, "ms", "Connections for data are closed after so long without work.", low=1, high=_DAY_MS
+    )
     rcvbuf: int = size("4MiB", "Kernel receive buffer of a bulk connection.", low="4KiB", high=1 << 30)
     notsent_lowat: int = size(
         "256KiB",
@@ -204,6 +225,7 @@ class Config:
 
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
+    rails: RailsConfig = field(default_factory=RailsConfig)
     directory: DirectoryConfig = field(default_factory=DirectoryConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -230,11 +252,12 @@ class Config:
             for key, meta in settings().items()
         ]
 
-    def native(self) -> dict[str, int | str | bool | list[str]]:
+    def native(self) -> dict[str, NativeValue]:
         """What the native engine is given: flat ``section.key``; sizes in bytes, durations in their unit.
 
         ``cluster.secret`` is the resolved secret (its file read, or the user's own key, made when there is none);
-        ``node.host_identity`` is filled in; ``node.bind`` is the list of addresses to listen on, one a rail. Contains
+        ``node.host_identity`` is filled in; ``node.bind`` is the list of addresses to listen on, one a rail, or
+        empty: the engine looks for rails itself. Contains
         the secret: never print it. Raises ConfigError when the secret's file cannot be used.
         """
         from tent_core.config.resolve import native_values
@@ -245,6 +268,7 @@ class Config:
 SECTIONS: dict[str, type] = {
     "cluster": ClusterConfig,
     "node": NodeConfig,
+    "rails": RailsConfig,
     "directory": DirectoryConfig,
     "store": StoreConfig,
     "engine": EngineConfig,

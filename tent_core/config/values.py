@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-__all__ = ["Kind", "format_size", "parse_duration", "parse_size", "read_value"]
+__all__ = ["Kind", "format_size", "parse_duration", "parse_rates", "parse_size", "read_value"]
 
 _SIZE = re.compile(r"^\s*([0-9]+)\s*([A-Za-z]*)\s*$")
 _SIZE_UNITS = {
@@ -68,6 +68,18 @@ def parse_duration(text: str, unit: str) -> int:
     if rest:
         raise ValueError(f"{text} is not a whole number of {unit}")
     return value
+
+
+def parse_rates(entries: Sequence[str]) -> dict[str, int]:
+    """``["eth0=25Gbit"]`` -> interface: bytes a second."""
+    rates = {}
+    for entry in entries:
+        match = re.fullmatch(r"\s*([^\s=]{1,15})\s*=\s*([0-9]+)\s*([MG])bit\s*", entry)
+        rate = int(match[2]) * {"M": 10**6, "G": 10**9}[match[3]] // 8 if match else 0
+        if match is None or not 0 < rate <= 10**15:
+            raise ValueError(f"{entry!r}: write an interface and its rate as in eth0=25Gbit or eth1=800Mbit")
+        rates[match[1]] = rate
+    return rates
 
 
 def _read_text(raw: object, unit: str, from_text: bool) -> str:

@@ -21,7 +21,6 @@ from tent_core.config import (
 )
 from tent_core.config.resolve import user_key_path
 from tent_core.errors import ConfigError, InvalidArgument
-from tent_core.topology.host import interfaces
 
 SECRET = "correct horse battery staple"
 
@@ -162,10 +161,17 @@ def test_native_lists_addresses_to_listen_on() -> None:
     def bound(**values: Any) -> Any:
         return load_config({"node": values, "cluster": {"secret": SECRET}}, env={}).native()["node.bind"]
 
-    rails = [item.addresses[0] for item in interfaces() if item.name != "lo"]
-    assert bound() == (rails or ["127.0.0.1"])
+    assert bound() == [], "the engine looks for rails itself"
     assert bound(bind="lo,[::1], localhost") == ["127.0.0.1", "::1", "127.0.0.1"]
     assert load_config(env={}).native()["node.bind"] == ["127.0.0.1"]
+
+
+def test_rates_of_rails() -> None:
+    native = load_config({"rails.rates": "eth0=25Gbit, ib0=800Mbit"}, env={}).native()
+    assert native["rails.rates"] == {"eth0": 3_125_000_000, "ib0": 100_000_000}
+    for wrong in ("eth0", "eth0=fast", "eth0=0Gbit", "=1Gbit"):
+        with pytest.raises(ConfigError, match=r"rails\.rates.*eth0=25Gbit"):
+            load_config({"rails.rates": wrong}, env={})
 
 
 def test_secret_file_must_be_private(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ const Capabilities& TcpChannel::capabilities() const {
 }
 
 std::string TcpChannel::describe() const {
-    return route_.unix_name.empty() ? (route_.from.empty() ? "" : route_.from + " -> ") + route_.to.text()
+    return route_.unix_name.empty() ? (route_.from.address.empty() ? "" : route_.from.address + " -> ") + route_.to.text()
                                     : std::string("unix socket");
 }
 

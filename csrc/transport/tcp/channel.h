@@ -12,7 +12,7 @@ namespace tent::transport::tcp {
 
 struct Route {
     Address to;
-    std::string from;  // local rail's address; empty: wherever the kernel routes
+    Source from;
     SocketOptions options;
     StreamLimits limits;
     // A unix socket of the same host instead of `to` (its name), for pulls by the owner.
