@@ -21,7 +21,15 @@ LinkView Core::view(LinkId id) const {
     v.bytes_posted = l.posted.bytes;
     v.bytes_used = l.used.bytes;
     v.reissued = l.reissued;
+    v.quiet_since = l.quiet_since;
     return v;
+}
+
+AttemptView Core::attempt(AttemptId id) const {
+    uint32_t slot = attempt_slots_.find(id);
+    if (slot == kNoId) return {};
+    const Attempt& a = attempt_pool_[slot];
+    return {flow_pool_[a.flow].id, a.link, a.begin, a.end, a.posted_at, a.predicted, a.revoking};
 }
 
 bool Core::balanced() const {

@@ -65,7 +65,8 @@ void Core::post(uint32_t slot, const Choice& choice, Action& action) {
               .link = a.link,
               .begin = a.begin,
               .end = a.end,
-              .predicted = a.predicted};
+              .predicted = a.predicted,
+              .limit = limit};
 }
 
 void Core::revoke(uint32_t i) {

@@ -38,6 +38,7 @@ class Core {
     Nanos predict(PeerId peer, uint64_t bytes, Priority priority);
     // accounts.cpp
     LinkView view(LinkId link) const;
+    AttemptView attempt(AttemptId id) const;
     bool balanced() const;
     size_t flows() const { return flow_slots_.size(); }
     uint64_t outstanding() const { return attempt_slots_.size(); }
@@ -46,6 +47,7 @@ class Core {
     void at(Nanos now) { now_ = std::max(now_, now); }
 
   private:
+    friend struct Checkpoint;  // checkpoint.cpp: reads and writes all of it
     // topology.cpp
     uint32_t peer_slot(PeerId id);
     bool usable(const Link& l) const { return l.state == LinkState::up || l.state == LinkState::probation; }

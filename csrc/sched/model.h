@@ -40,6 +40,7 @@ class RateModel {
                                          << 10;  // an attempt smaller than this says nothing about the rate
 
   private:
+    friend struct Checkpoint;
     Verdict take(uint64_t sample, Nanos now);
     Verdict weak(Nanos now, Nanos latency);
     Verdict first_guess(uint64_t least, Nanos now);
@@ -63,6 +64,7 @@ class LatencyModel {
     Nanos get() const { return filled_ == 0 ? prior_ : best_; }
 
   private:
+    friend struct Checkpoint;
     std::array<Nanos, 16> window_{};
     uint32_t filled_ = 0, at_ = 0;
     Nanos prior_ = 0, best_ = 0;

@@ -1,6 +1,7 @@
 // The public face: every event tells the core the time, then what happened.
 #include "sched/sprayer.h"
 
+#include "sched/checkpoint.h"
 #include "sched/core.h"
 
 namespace tent::sched {
@@ -11,7 +12,38 @@ struct Sprayer::Impl : Core {
         at(now);
         return *this;
     }
+    // An error is about to be told of a link: runs `tell`, and notes what it did to the link.
+    template <class F>
+    void error_of(LinkId link, Nanos now, F tell) {
+        LinkView before = view(link);
+        tell();
+        if (before.state != LinkState::down && view(link).state == LinkState::down)
+            faults.error_coming(link, before.outstanding != 0 ? before.quiet_since : now, now);
+    }
+    void note(const Action& a, Nanos now);
+
+    FaultClock faults;
 };
+
+void Sprayer::Impl::note(const Action& a, Nanos now) {
+    switch (a.kind) {
+        case Action::Kind::post:
+            return faults.posted(a.flow, a.begin, a.end, now);
+        case Action::Kind::revoke:
+            return faults.attempt_revoked(a.link, a.attempt, a.flow, a.begin, a.end);
+        case Action::Kind::flow_done:
+        case Action::Kind::flow_failed:
+        case Action::Kind::flow_released:
+            return faults.flow_ended(a.flow, now);
+        case Action::Kind::link_state: {
+            bool bad = a.state == LinkState::down || a.state == LinkState::suspect;
+            LinkView v = view(a.link);
+            return faults.link_changed(a.link, bad, v.outstanding != 0 ? v.quiet_since : now, now);
+        }
+        case Action::Kind::probe:
+            return;
+    }
+}
 
 Sprayer::Sprayer(const Settings& settings) : impl_(std::make_unique<Impl>(settings)) {}
 Sprayer::~Sprayer() = default;
@@ -23,7 +55,7 @@ LinkId Sprayer::add_link(const LinkSpec& spec, Nanos now) {
     return impl_->at_time(now).add_link(spec);
 }
 void Sprayer::link_down(LinkId link, Nanos now) {
-    impl_->at_time(now).link_down(link);
+    impl_->error_of(link, now, [&] { impl_->at_time(now).link_down(link); });
 }
 void Sprayer::link_up(LinkId link, Nanos now) {
     impl_->at_time(now).link_up(link);
@@ -46,7 +78,14 @@ void Sprayer::cancel_flow(FlowId id, Nanos now) {
 }
 
 void Sprayer::attempt_ended(AttemptId attempt, Outcome outcome, uint16_t reason, Nanos now) {
-    impl_->at_time(now).attempt_ended(attempt, outcome, reason);
+    if (outcome != Outcome::link_error) {
+        impl_->at_time(now).attempt_ended(attempt, outcome, reason);
+    } else {
+        AttemptView a = impl_->attempt(attempt);
+        impl_->error_of(a.link, now, [&] { impl_->at_time(now).attempt_ended(attempt, outcome, reason); });
+        if (a.link != kNoId && !a.revoking) impl_->faults.attempt_failed(a.link, a.flow, a.begin, a.end);
+    }
+    impl_->faults.attempt_ended(attempt, now);
 }
 void Sprayer::attempt_progress(AttemptId attempt, uint64_t bytes, Nanos now) {
     impl_->at_time(now).attempt_progress(attempt, bytes);
@@ -62,14 +101,22 @@ Nanos Sprayer::next_wakeup() const {
     return impl_->next_wakeup();
 }
 bool Sprayer::next(Action& action, Nanos now) {
-    return impl_->at_time(now).next(action);
+    if (!impl_->at_time(now).next(action)) return false;
+    impl_->note(action, now);
+    return true;
 }
 
 Nanos Sprayer::predict(PeerId peer, uint64_t bytes, Priority priority, Nanos now) const {
     return impl_->at_time(now).predict(peer, bytes, priority);
 }
 LinkView Sprayer::view(LinkId link) const {
-    return impl_->view(link);
+    LinkView v = impl_->view(link);
+    v.faults = impl_->faults.count(link);
+    v.last_fault = impl_->faults.last(link);
+    return v;
+}
+AttemptView Sprayer::attempt(AttemptId id) const {
+    return impl_->attempt(id);
 }
 size_t Sprayer::flows() const {
     return impl_->flows();
@@ -79,6 +126,16 @@ uint64_t Sprayer::outstanding() const {
 }
 bool Sprayer::accounts_balance() const {
     return impl_->balanced();
+}
+
+void Sprayer::outline(Outline& out) const {
+    Checkpoint::outline(*impl_, out);
+}
+bool Sprayer::checkpoint(Bytes& out, size_t most) const {
+    return Checkpoint::save(*impl_, out, most);
+}
+Status Sprayer::restore(ByteView checkpoint, const SliceShape& shape) {
+    return Checkpoint::load(*impl_, checkpoint, shape);
 }
 
 }  // namespace tent::sched

@@ -13,8 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/clock.h"
+#include "base/status.h"
 #include "model/types.h"
+#include "sched/faults.h"
 
 namespace tent::sched {
 
@@ -89,6 +92,7 @@ struct Action {
     Nanos predicted = 0;  // post: when it should be done
     LinkState state{};
     uint16_t reason = 0;  // flow_failed: a tent::Code
+    uint64_t limit = 0;   // post: where the slice would have ended, had the flow's shape allowed it
 };
 
 struct LinkView {  // a snapshot for metrics, `tent top`, predictions
@@ -99,6 +103,32 @@ struct LinkView {  // a snapshot for metrics, `tent top`, predictions
     // bytes).
     uint64_t posted = 0, used = 0, superseded = 0, revoked = 0, failed = 0, outstanding = 0;
     uint64_t bytes_posted = 0, bytes_used = 0, reissued = 0;
+    Nanos quiet_since = 0;  // its last sign of life
+    uint32_t faults = 0;    // so many times suspected or down
+    FaultTimes last_fault;
+};
+
+struct AttemptView {
+    FlowId flow = 0;
+    LinkId link = kNoId;  // kNoId: there is no such attempt
+    uint64_t begin = 0, end = 0;
+    Nanos posted_at = 0, predicted = 0;
+    bool revoking = false;
+};
+
+struct Outline {
+    struct Line {
+        LinkId link = 0;
+        LinkSpec spec;
+        LinkState state{};
+    };
+    struct Posted {
+        AttemptId attempt = 0;
+        AttemptView view;
+    };
+    std::vector<RailSpec> rails;
+    std::vector<Line> links;
+    std::vector<Posted> posted;
 };
 
 struct Settings {
@@ -149,10 +179,20 @@ class Sprayer {
     // above.
     Nanos predict(PeerId peer, uint64_t bytes, Priority priority, Nanos now) const;
     LinkView view(LinkId link) const;
+    AttemptView attempt(AttemptId id) const;
     size_t flows() const;
     uint64_t outstanding() const;  // attempts
     // Whether every sum agrees (invariant 9). Walks everything: for tests and debugging.
     bool accounts_balance() const;
+
+    // For the flight recorder (recorder.h). What is known, by name: rails, links, attempts under way.
+    void outline(Outline& out) const;
+    // The whole state, appended to `out` (checkpoint.cpp); false, with nothing appended, if it were larger
+    // than `most` bytes.
+    bool checkpoint(Bytes& out, size_t most) const;
+    // Into a new sprayer. The bytes are hostile: version_mismatch, protocol. Flows that had a shape are cut
+    // by `shape` from then on, which outlives the sprayer.
+    Status restore(ByteView checkpoint, const SliceShape& shape);
 
   private:
     struct Impl;

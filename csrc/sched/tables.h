@@ -96,6 +96,7 @@ class Timers {
     }
 
   private:
+    friend struct Checkpoint;
     struct Entry {
         Nanos when;
         uint32_t slot;
@@ -147,6 +148,8 @@ class Ring {
         --count_;
         return item;
     }
+    size_t size() const { return count_; }
+    const T& at(size_t i) const { return items_[(head_ + i) & (items_.size() - 1)]; }
 
   private:
     void grow() {
@@ -178,6 +181,7 @@ class Pool {
     size_t live() const { return items_.size() - free_.size(); }
 
   private:
+    friend struct Checkpoint;
     std::vector<T> items_;
     std::vector<uint32_t> free_;
 };

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "base/status.h"
+#include "sched/replay.h"
 #include "world.h"
 
 using namespace tent;
@@ -182,4 +183,34 @@ TEST_CASE("invariant 8: the same events give the same actions") {
         REQUIRE(a.trace == b.trace);
         REQUIRE(a.trace != other.trace);  // the trace can tell
     }
+}
+
+TEST_CASE("a recording of any life replays to the same actions, whichever segment it starts at") {
+    uint64_t actions = 0, checkpoints = 0, late_starts = 0, skipped = 0;
+    for (uint64_t seed = 1; seed <= 1200; ++seed) {
+        CAPTURE(seed);
+        World w({}, (4 + seed % 8) << 13);  // small segments, so that a life takes several
+        random_life(w, seed);
+        Recorder::Snapshot all = w.sprayer.recorder().snapshot();
+        REQUIRE(!all.segments.empty());
+        for (size_t from = 0; from < all.segments.size(); ++from) {
+            Recorder::Snapshot part;
+            part.segments.assign(all.segments.begin() + static_cast<std::ptrdiff_t>(from),
+                                 all.segments.end());
+            Bytes bytes;
+            part.pack({}, bytes);
+            Result<Replay> r = replay(bytes);
+            REQUIRE_MESSAGE(r.ok(), r.status().text());
+            REQUIRE_MESSAGE(r->identical, r->difference);
+            skipped += r->skipped;
+            actions += r->actions;
+            checkpoints += r->checkpoints;
+            late_starts += from > 0;
+        }
+    }
+    MESSAGE(actions << " actions, " << checkpoints << " states compared, " << late_starts << " late starts, "
+                    << skipped << " segments without a state");
+    CHECK(actions > 10'000);
+    CHECK(checkpoints > 100);
+    CHECK(late_starts > 50);
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "sched/recorder.h"
 #include "sched/sprayer.h"
 
 namespace tent::sched::test {
@@ -43,7 +44,8 @@ struct FlowRecord {
 
 class World {
   public:
-    explicit World(const Settings& settings = {}) : sprayer(settings) {}
+    explicit World(const Settings& settings = {}, size_t recorder_bytes = 0)
+        : sprayer(settings, recorder_bytes) {}
 
     // ---- building ----
     RailId rail(uint64_t rate, bool known = false);
@@ -68,7 +70,7 @@ class World {
     void settle();  // performs the sprayer's actions
     void refuse_next(uint16_t reason) { refuse_ = reason; }
 
-    Sprayer sprayer;
+    RecordedSprayer sprayer;
     Nanos now = 1'000'000'000;
     std::map<FlowId, FlowRecord> flows;
     std::vector<std::string> trace;  // every action, when `tracing`
