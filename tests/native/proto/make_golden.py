@@ -137,9 +137,31 @@ def store_messages() -> dict[str, bytes]:
     }
 
 
+def observe_messages() -> dict[str, bytes]:
+    version = struct.pack("<H", 1)
+    link = text("prefill-0") + text("tcp") + text("prefill-0/eth0-eth1") + struct.pack("<BI", 2, 4)
+    link += struct.pack("<4Q", 1_250_000_000, 131072, 8 << 20, 25_000)
+    link += struct.pack("<9Q", 10, 5, 1, 2, 1, 1, 40 << 20, 20 << 20, 12 << 20)
+    link += struct.pack("<5q", 1234000000, 5000000, 5100000, 5200000, -1)
+    counters = struct.pack("<H", 2) + text("submitted") + struct.pack("<Q", 7)
+    counters += text("bytes_read") + struct.pack("<Q", 1 << 40)
+    head = text("decode-1") + bytes([0x22] * 16) + struct.pack("<QQ", 1234567890, 1000000000)
+    return {
+        "stats_request": version + struct.pack("<I", 256),
+        "node_stats": version + head + counters + struct.pack("<IIH", 3, 1, 1) + link,
+        "recording_request": version + struct.pack("<QIQ", 9, 3, 196608),
+        "recording_part": version
+        + struct.pack("<QQQIIQQQ", 9, 1234567890, 1_700_000_000_000_000_000, 8, 3, 77, 400000, 196608)
+        + bytes([1, 2, 3]),
+        "probe_request": version + struct.pack("<I", 250) + bytes([5, 6]),
+        "probe_ticket": version + struct.pack("<Q", 12),
+        "probe_report": version + bytes([1]) + b"{}",
+    }
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for name, data in {**frames(), **handshake(), **store_messages()}.items():
+    for name, data in {**frames(), **handshake(), **store_messages(), **observe_messages()}.items():
         save(name, data)
 
 
