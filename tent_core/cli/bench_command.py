@@ -18,6 +18,7 @@ _KINDS = {
     "tcp": "TCP over loopback beside raw sockets",
     "store": "the page store between two processes beside memcpy",
     "directory": "the directory beside plain redis-py",
+    "rails": "four shaped rails between two hosts (network namespaces: as root), together and when one is lost",
 }
 
 

@@ -62,8 +62,9 @@ const Capabilities& TcpChannel::capabilities() const {
 }
 
 std::string TcpChannel::describe() const {
-    return route_.unix_name.empty() ? (route_.from.address.empty() ? "" : route_.from.address + " -> ") + route_.to.text()
-                                    : std::string("unix socket");
+    return route_.unix_name.empty()
+               ? (route_.from.address.empty() ? "" : route_.from.address + " -> ") + route_.to.text()
+               : std::string("unix socket");
 }
 
 std::unique_ptr<FrameStream> TcpChannel::connect(proto::Purpose purpose, Status& status) {
