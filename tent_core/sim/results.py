@@ -72,7 +72,7 @@ class Result:
         width, warm = self.scenario.top["bin"], self.scenario.top["warm"]
         bins: npt.NDArray[np.uint64] = self.report["bins"]
         total = int(bins[max(0, (start - warm) // width) : max(0, (end - warm) // width)].sum())
-        return total * 1e9 / max(1, (end - start) // width * width)
+        return float(total * 1e9 / max(1, (end - start) // width * width))
 
     def penalties(self) -> npt.NDArray[np.int64]:
         """What each transfer lost that had bytes on a link when it died; ns."""

@@ -14,6 +14,7 @@ void World::settle(uint32_t id) {
     Node& n = nodes_[id];
     if (n.settling) return;  // called from inside: the outer one goes on
     n.settling = true;
+    if (now_ - n.progressed_at >= kMillisecond) progress(id);
     for (Action a; n.sprayer->next(a, now_);) {
         ++report_.actions;
         touched(0x100 + static_cast<int>(a.kind), a.flow ^ (a.attempt << 20) ^ (uint64_t{a.link} << 50),
@@ -26,6 +27,20 @@ void World::settle(uint32_t id) {
     if (wake < n.wake_at) {
         n.wake_at = std::max(wake, now_);
         agenda_.add(n.wake_at, What::wake, id);
+    }
+}
+
+// What is known of attempts under way, as the engine tells it: the bytes of a read that are here, and those
+// of a write that the far kernel has acknowledged.
+void World::progress(uint32_t id) {
+    Node& n = nodes_[id];
+    n.progressed_at = now_;
+    for (uint32_t s : n.sessions) {
+        for (uint32_t slot : sessions_[s].outstanding) {
+            const Attempt& a = attempts_[slot];
+            uint64_t have = a.op == Op::read ? a.landed : std::min(a.seen, a.end - a.begin);
+            if (have > 0 && !a.revoked) n.sprayer->attempt_progress(a.id, have, now_);
+        }
     }
 }
 
@@ -137,6 +152,10 @@ void World::answer_landed(const Piece& p) {
     if (!may_touch(a, "landed in")) return;
     a.landed += p.bytes;
     landed(p.bytes);
+    if (now_ - nodes_[a.node].progressed_at >= kMillisecond) {
+        progress(a.node);
+        settle(a.node);
+    }
     if (!p.last || a.drained) return;
     finish_attempt(p.attempt, a.bad ? Outcome::link_error : Outcome::done);
 }

@@ -139,6 +139,7 @@ struct Attempt {
     uint32_t node = 0, transfer = 0, wire = 0, generation = 0;
     Op op = Op::read;
     uint64_t begin = 0, end = 0, landed = 0;
+    uint64_t seen = 0;  // bytes of a write that the far kernel has
     uint32_t references = 0;
     bool ended = false;      // the sprayer was told
     bool revoked = false;    // given up
@@ -157,10 +158,12 @@ struct Node {
     NodeSpec spec;
     std::unique_ptr<sched::Sprayer> sprayer;
     sched::IdTable attempts;
-    std::vector<RailId> rails;    // its own, as its sprayer knows them
-    std::vector<uint32_t> wires;  // by its sprayer's link
-    std::vector<uint32_t> own;    // the rails here
-    uint32_t stops = 0;           // faults that hold it
+    std::vector<RailId> rails;       // its own, as its sprayer knows them
+    std::vector<uint32_t> wires;     // by its sprayer's link
+    std::vector<uint32_t> sessions;  // in which it asks
+    Nanos progressed_at = 0;         // when its sprayer last heard of bytes under way
+    std::vector<uint32_t> own;       // the rails here
+    uint32_t stops = 0;              // faults that hold it
     Nanos stopped_at = 0;
     std::vector<Event> inbox;  // came while it was stopped
     Nanos wake_at = kNever;

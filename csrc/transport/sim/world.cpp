@@ -56,6 +56,7 @@ uint32_t World::session_for(uint32_t from, uint32_t to) {
         sessions_.emplace_back();
         sessions_.back().from = from;
         sessions_.back().to = to;
+        nodes_[from].sessions.push_back(it->second);
         connect(it->second);
     }
     return it->second;
@@ -199,6 +200,10 @@ uint32_t World::node_of(const Event& e) const {
 // A stopped process does nothing; the kernel keeps what comes for it.
 bool World::held_by_stop(const Event& e) {
     uint32_t node = node_of(e);
+    if (e.what == What::arrived && lanes_[pieces_[e.a].lane].way == kThere) {
+        attempts_[pieces_[e.a].attempt].seen +=
+            pieces_[e.a].bytes;  // the kernel's to say, whatever the process does
+    }
     if (node == kNoId || nodes_[node].stops == 0) return false;
     nodes_[node].inbox.push_back(e);
     return true;
@@ -217,6 +222,7 @@ void World::handle(const Event& e) {
         case What::wake: {
             nodes_[e.a].wake_at = kNever;
             sched::Sprayer& s = *nodes_[e.a].sprayer;
+            progress(e.a);
             if (now_ >= s.next_wakeup()) s.tick(now_);
             return settle(e.a);
         }

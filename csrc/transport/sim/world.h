@@ -67,6 +67,7 @@ class World {
 
     // asking.cpp
     void settle(uint32_t node);
+    void progress(uint32_t node);
     void perform(uint32_t node, const sched::Action& action);
     void post(uint32_t node, const sched::Action& action);
     void give_up(uint32_t attempt);
