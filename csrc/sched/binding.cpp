@@ -148,11 +148,16 @@ Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t bac
     return add_time(c.latency, t);
 }
 
-// When the link's rails have carried what they hold and `extra` more.
-Nanos Core::wait_of(const Link& l, uint64_t extra) const {
+// When the link's rails have carried what they hold and `extra` more. Interactive work has connections of its
+// own: it waits for its like, and shares the rail with whatever else is on it.
+Nanos Core::wait_of(const Link& l, int rank, uint64_t extra) const {
     const Rail& a = rails_[l.spec.local];
     const Rail& b = rails_[l.spec.remote];
     uint64_t ahead = std::max({a.load.all(), b.load.all(), l.load.all()});
+    if (rank == static_cast<int>(Priority::interactive)) {
+        uint64_t like = std::max({a.load.bytes_to(rank), b.load.bytes_to(rank), l.load.bytes_to(rank)});
+        ahead = like + std::min(ahead - like, like + extra);
+    }
     // What has flowed since the last sign of it; never more than half, until it shows.
     uint64_t flowed =
         std::min(ahead / 2, bytes_in(now_ - std::max(a.last_delivery, b.last_delivery), l.rate));
@@ -192,21 +197,21 @@ Core::Choice Core::choose(const Peer& p, const Flow& f, int rank, const Capacity
         if (l.spec.tier != c.tier || !allowed(f, id)) continue;
         uint64_t want = slice_for(l, f, ends - l.latency.get(), links == 1);
         bool room = has_room(l, rank, want);
-        Nanos finish = finish_in(l, probe);
+        Nanos finish = finish_in(l, f.priority(), probe);
         if (finish < best_finish) {
             best_finish = finish;
             best = {id, want, 0};
             best_has_room = room;
         }
         if (!room || finish >= chosen_finish) continue;
-        Nanos whole = finish_in(l, want);
+        Nanos whole = finish_in(l, f.priority(), want);
         if (whole > ends) continue;
         chosen = {id, want, whole};
         chosen_finish = finish;
     }
     if (chosen.link != kNoId) return chosen;
     if (!best_has_room) return {};
-    best.finish = finish_in(links_[best.link], best.want);
+    best.finish = finish_in(links_[best.link], f.priority(), best.want);
     return best;
 }
 
@@ -223,7 +228,7 @@ Nanos Core::predict(PeerId id, uint64_t bytes, Priority priority) {
     // A small flow takes one link: the best of them.
     Nanos alone = kNever;
     for (LinkId link : p.usable) {
-        if (links_[link].spec.tier == c.tier) alone = std::min(alone, finish_in(links_[link], bytes));
+        if (links_[link].spec.tier == c.tier) alone = std::min(alone, finish_in(links_[link], level, bytes));
     }
     return std::max(together, alone);
 }

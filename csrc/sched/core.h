@@ -98,9 +98,9 @@ class Core {
     bool any_local_room(int rank) const;
     const Capacity* capacity_for(const Peer& p, const Flow& f) const;
     Nanos ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const;
-    Nanos wait_of(const Link& l, uint64_t extra) const;
-    Nanos finish_in(const Link& l, uint64_t bytes) const {
-        return add_time(l.latency.get(), wait_of(l, bytes));
+    Nanos wait_of(const Link& l, int rank, uint64_t extra) const;
+    Nanos finish_in(const Link& l, int rank, uint64_t bytes) const {
+        return add_time(l.latency.get(), wait_of(l, rank, bytes));
     }
     uint64_t slice_for(const Link& l, const Flow& f, Nanos left, bool single) const;
     Choice choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const;

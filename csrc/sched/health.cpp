@@ -187,7 +187,7 @@ void Core::bound_rate(Link& l) {
     bool own = true;
     each_rail(l, [&](Rail& r) { own = own && r.links == 1; });
     if (own) {
-        each_rail(l, [&](Rail& r) { r.model.bound(most); });
+        each_rail(l, [&](Rail& r) { r.model.bound(most, now_); });
     } else if (l.path_rate == 0 || most < l.path_rate) {
         l.path_rate = most;
     }

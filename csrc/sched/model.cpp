@@ -21,7 +21,7 @@ constexpr uint64_t kFastest = 1'000'000'000'000;
 
 void RateModel::start(uint64_t prior, bool known) {
     *this = RateModel{};
-    rate_ = peak_ = std::max<uint64_t>(prior, 1);
+    rate_ = peak_ = first_ = std::max<uint64_t>(prior, 1);
     known_ = proven_ = known;
 }
 
@@ -30,11 +30,17 @@ void RateModel::busy(Nanos now) {
     busy_bytes_ = bytes_ = 0;
     pieces_ = 0;
     open_ = sampled_ = false;
+    half_ = later_ = {};
 }
 
 RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nanos latency) {
     Verdict verdict = Verdict::nothing;
     busy_bytes_ += bytes;
+    if (busy_bytes_ >= 2 * later_.bytes) {
+        half_ = later_;
+        later_ = {busy_bytes_, now};
+    }
+    if (!proven_) verdict = guess_by_tail(now);
     if (!open_) {
         if (busy_bytes_ >= kSkip) {
             open_ = true;
@@ -55,7 +61,7 @@ RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nano
         }
     }
     if (!more) {
-        if (!sampled_ && verdict == Verdict::nothing) verdict = weak(now, latency);
+        if (!sampled_ && (verdict == Verdict::nothing || !proven_)) verdict = weak(now, latency);
         open_ = false;
     }
     return verdict;
@@ -93,7 +99,8 @@ RateModel::Verdict RateModel::take(uint64_t sample, Nanos now) {
 RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
     uint64_t least = rate_of(busy_bytes_, now - busy_since_);
     if (!proven_) return first_guess(least, now);
-    if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);
+    // By its second half: the first one came with the burst.
+    if (uint64_t rest = tail(now); busy_bytes_ >= kEnough && rest > rate_) return take(rest, now);
     Nanos span = now - busy_since_ - latency;
     if (span < kWeakSpan || busy_bytes_ < kTelling) return Verdict::nothing;
     uint64_t sample = rate_of(busy_bytes_, span);
@@ -102,14 +109,33 @@ RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
         return Verdict::nothing;
     }
     last_ = sample;
+    last_sample_at_ = now;
     ++low_streak_;
     return Verdict::low;
+}
+
+// The rate of the period's later bytes, at most three quarters of them; 0: too short to tell.
+uint64_t RateModel::tail(Nanos now) const {
+    constexpr uint64_t kLeast = 32 << 10;
+    if (half_.bytes == 0 || busy_bytes_ - half_.bytes < kLeast || now - half_.at < kSpan) return 0;
+    return rate_of(busy_bytes_ - half_.bytes, now - half_.at);
+}
+
+// Before the first sample: what has come so far of the period under way, without its first burst, says more
+// than the guess that everybody starts with. It may rise again, up to that guess.
+RateModel::Verdict RateModel::guess_by_tail(Nanos now) {
+    uint64_t seen = tail(now);
+    if (seen == 0 || (seen >= mul_div(rate_, 9, 10) && !(guessed_ && seen > rate_))) return Verdict::nothing;
+    rate_ = peak_ = std::clamp<uint64_t>(seen, 1, first_);
+    guessed_ = true;
+    return Verdict::sample;
 }
 
 // Of a rail that was never measured even a single small slice says more than the guess that everybody starts
 // with: a slow rail that is believed to be fast is never used, for its slowness then counts as latency.
 RateModel::Verdict RateModel::first_guess(uint64_t least, Nanos now) {
     constexpr uint64_t kHope = 4;  // latency was part of the time
+    if (guessed_) return Verdict::nothing;
     if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);
     uint64_t most = mul_div(least, kHope, 1);
     if (busy_bytes_ < kWorth || now - busy_since_ < kWeakSpan || most >= rate_) return Verdict::nothing;
@@ -126,13 +152,14 @@ bool RateModel::believe_low() {
     return true;
 }
 
-void RateModel::bound(uint64_t rate) {
+void RateModel::bound(uint64_t rate, Nanos now) {
     rate = std::max(rate, rate_ / 4);  // one silence is no measurement
     if (rate >= rate_) return;
     window_.fill(0);
     window_[0] = rate_ = std::max<uint64_t>(rate, 1);
     filled_ = at_ = 1;
     low_streak_ = 0;
+    last_sample_at_ = now;
 }
 
 uint64_t RateModel::rate(Nanos now) const {

@@ -23,7 +23,7 @@ class RateModel {
     // The second low sample in a row, and the caller has nobody else to blame: forget the better past.
     bool believe_low();
     // A slice older than predicted: the rate was no more than this meanwhile. Samples lift it again.
-    void bound(uint64_t rate);
+    void bound(uint64_t rate, Nanos now);
     void idle() { open_ = false; }
 
     bool proven() const { return proven_; }
@@ -44,10 +44,12 @@ class RateModel {
     Verdict take(uint64_t sample, Nanos now);
     Verdict weak(Nanos now, Nanos latency);
     Verdict first_guess(uint64_t least, Nanos now);
+    Verdict guess_by_tail(Nanos now);
+    uint64_t tail(Nanos now) const;
 
     std::array<uint64_t, 8> window_{};
     uint32_t filled_ = 0, at_ = 0, low_streak_ = 0;
-    uint64_t rate_ = 1, peak_ = 1, last_ = 0, burst_ = 0;
+    uint64_t rate_ = 1, peak_ = 1, last_ = 0, burst_ = 0, first_ = 1;
     bool known_ = false, proven_ = false;
     Nanos last_sample_at_ = 0;
     // The busy period under way, and the sample within it.
@@ -55,6 +57,13 @@ class RateModel {
     uint64_t busy_bytes_ = 0, bytes_ = 0;
     uint32_t pieces_ = 0;
     bool open_ = false, sampled_ = false;
+    // Where the period stood when about half of its bytes had come, and a candidate for later.
+    struct Mark {
+        uint64_t bytes = 0;
+        Nanos at = 0;
+    };
+    Mark half_, later_;
+    bool guessed_ = false;  // lowered before the first sample
 };
 
 class LatencyModel {

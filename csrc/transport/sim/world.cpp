@@ -93,7 +93,7 @@ void World::connect(uint32_t id) {
             uint64_t rate = std::min(rails_[wire.near].out.base(), rails_[wire.far].in.base());
             // Long enough to cost little, short enough to share: what passes in 20 microseconds.
             wire.piece = std::clamp<uint64_t>(sched::bytes_in(20 * kMicrosecond, rate), 4096, 256 << 10);
-            wire.window = (256 << 10) + 4 * wire.piece + sched::bytes_in(4 * wire.latency, rate);
+            wire.window = (4 << 20) + 4 * wire.piece;  // socket buffers
             wire.names = {"sim", from.spec.name, near.name, to.spec.name, far.name};
             sched::LinkSpec spec;
             spec.peer = s.to;

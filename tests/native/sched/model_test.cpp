@@ -92,7 +92,7 @@ TEST_CASE("what was lost is tried again after a while without news") {
     m.start(kGB, false);
     m.busy(kSecond);
     Nanos now = feed(m, kSecond, 100, kGB);
-    m.bound(1);
+    m.bound(1, now);
     uint64_t bounded = m.rate(now);
     CHECK(bounded < kGB / 3);
     CHECK(bounded > kGB / 5);  // one silence is no measurement
@@ -158,4 +158,63 @@ TEST_CASE("tables and timers agree with the standard ones") {
         REQUIRE(timers.earliest() == first.first);
         REQUIRE(timers.earliest_slot() == first.second);
     }
+}
+
+TEST_CASE("before its first sample a rail is taken for what its later bytes showed, not for its burst") {
+    RateModel m;
+    m.start(kGB, false);
+    Nanos now = kSecond;
+    m.busy(now);
+    now += 100 * kMicrosecond;
+    m.deliver(128 << 10, now, true, 0);  // the burst
+    for (int i = 0; i < 4; ++i) {
+        now += 2 * kMillisecond;
+        m.deliver(64 << 10, now, true, 0);  // 33 MB/s
+    }
+    CHECK_FALSE(m.proven());
+    CHECK(m.measured() < 50'000'000);
+    CHECK(m.measured() > 25'000'000);
+    // Faster ones lift it again, up to the guess that everybody starts with.
+    for (int i = 0; i < 20; ++i) {
+        now += kMillisecond / 8;
+        m.deliver(64 << 10, now, true, 0);
+    }
+    CHECK(m.measured() > 200'000'000);
+    CHECK(m.measured() <= kGB);
+}
+
+TEST_CASE("a short busy period raises no rate by its burst") {
+    RateModel m;
+    m.start(100'000'000, true);
+    Nanos now = kSecond;
+    for (int round = 0; round < 10; ++round) {
+        m.busy(now);
+        now += 100 * kMicrosecond;
+        m.deliver(256 << 10, now, true, 0);
+        for (int i = 0; i < 5; ++i) {
+            now += 655'360;
+            m.deliver(64 << 10, now, i < 4, 0);  // 100 MB/s
+        }
+        now += 20 * kMillisecond;
+    }
+    CHECK(m.measured() <= 105'000'000);
+}
+
+TEST_CASE("what was found slow stays slow for a second, however long ago the last good sample was") {
+    RateModel m;
+    m.start(100'000'000, true);
+    Nanos now = 100 * kSecond;
+    m.busy(now);
+    now += kMillisecond;
+    for (int i = 0; i < 40; ++i) m.deliver(256 << 10, now += 2'621'440, true, 0);
+    m.deliver(1, now, false, 0);
+    now += 50 * kSecond;
+    for (int round = 0; round < 2; ++round) {
+        m.busy(now);
+        now += 50 * kMillisecond;
+        if (m.deliver(256 << 10, now, false, 0) == RateModel::Verdict::low) m.believe_low();
+    }
+    CHECK(m.rate(now) < 10'000'000);
+    CHECK(m.rate(now + kSecond / 2) < 10'000'000);
+    CHECK(m.rate(now + 3 * kSecond) > 20'000'000);
 }
