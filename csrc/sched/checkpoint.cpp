@@ -220,8 +220,8 @@ void visit_slot(A& a, Attempt& x) {
 
 template <class A, class T>
 void Checkpoint::rate_model(A& a, T& model) {
-    auto& [window, filled, at, low_streak, rate, peak, last, burst, known, proven, last_sample_at, busy_since,
-           opened, busy_bytes, bytes, pieces, open, sampled] = model;
+    auto& [window, filled, at, low_streak, rate, peak, last, burst, first, known, proven, last_sample_at,
+           busy_since, opened, busy_bytes, bytes, pieces, open, sampled, half, later, guessed] = model;
     fixed(a, window);
     a.u(filled);
     a.u(at);
@@ -230,6 +230,7 @@ void Checkpoint::rate_model(A& a, T& model) {
     a.u(peak);
     a.u(last);
     a.u(burst);
+    a.u(first);
     a.u(known);
     a.u(proven);
     a.t(last_sample_at);
@@ -240,6 +241,11 @@ void Checkpoint::rate_model(A& a, T& model) {
     a.u(pieces);
     a.u(open);
     a.u(sampled);
+    a.u(half.bytes);
+    a.t(half.at);
+    a.u(later.bytes);
+    a.t(later.at);
+    a.u(guessed);
     if constexpr (A::loads) {
         if (at >= window.size() || filled > window.size()) a.in.fail();
     }
