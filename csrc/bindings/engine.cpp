@@ -37,6 +37,7 @@ engine::Settings settings_of(const py::dict& d) {
     s.include = get<std::vector<std::string>>(d, "rails.include", {});
     s.exclude = get<std::vector<std::string>>(d, "rails.exclude", {});
     s.rail_rates = get<std::map<std::string, uint64_t>>(d, "rails.rates", {});
+    s.connections = get<int>(d, "tcp.connections", s.connections);
     s.idle_close = get<int64_t>(d, "tcp.idle_close_ms", s.idle_close / kMillisecond) * kMillisecond;
     s.advertise = get<std::vector<std::string>>(d, "node.advertise", {});
     s.port = get<uint16_t>(d, "node.port", 0);

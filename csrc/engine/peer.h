@@ -44,6 +44,7 @@ class Peer final : public transport::Session,
         bool cross = false;       // rails of different index: dialled while one of them has no other link
         bool asleep = false;      // closed for want of work, or not needed now: not dialled
         size_t from = 0, to = 0;  // index of the local rail and of the remote one
+        int path = 0;             // of the connections between them
         Nanos next_dial = 0, dial_backoff = 0;
     };
     struct AttemptRecord {
@@ -132,7 +133,7 @@ class Peer final : public transport::Session,
     void make_shm(transport::FrameStream& stream);
     void open_shm();
     void make_links();
-    void make_link(size_t from, size_t to, bool cross);
+    void make_link(size_t from, size_t to, int path, bool cross);
     bool covered(const Link& link) const;
     void cover_rails();
     void wake_links();

@@ -85,18 +85,23 @@ bool Peer::any_link_up() const {
 }
 
 // Same-index pairs of rails carry (local i with remote i modulo their number); what comes later joins them.
+// Several connections of one pair are links of their own: a switch may lose one of them, and they share their
+// rails' rate.
 void Peer::make_links() {
     if (!engine_.settings().tcp) return;
     size_t locals = engine_.rails().size(), remotes = descriptor_.rails.size();
     if (locals == 0 || remotes == 0 || (locals == local_rails_ && remotes == remote_rails_)) return;
     local_rails_ = locals;
     remote_rails_ = remotes;
-    for (size_t i = 0; i < std::max(locals, remotes); ++i) make_link(i % locals, i % remotes, false);
+    for (size_t i = 0; i < std::max(locals, remotes); ++i) {
+        for (int path = 0; path < engine_.settings().connections; ++path)
+            make_link(i % locals, i % remotes, path, false);
+    }
 }
 
-void Peer::make_link(size_t from, size_t to, bool cross) {
+void Peer::make_link(size_t from, size_t to, int path, bool cross) {
     for (Link& l : links_) {
-        if (l.is_shm || l.from != from || l.to != to) continue;
+        if (l.is_shm || l.from != from || l.to != to || l.path != path) continue;
         l.cross = l.cross && cross;
         l.asleep = false;
         return;
@@ -106,10 +111,12 @@ void Peer::make_link(size_t from, size_t to, bool cross) {
     Link l;
     l.from = from;
     l.to = to;
+    l.path = path;
     l.cross = cross;
     l.local = local.rail;
     l.remote = engine_.remote_rail(descriptor_.name, remote.address.text());
     l.name = descriptor_.name + "/" + local.name + "-" + remote.name;
+    if (path > 0) l.name.append("#").append(std::to_string(path + 1));
     l.route.to = remote.address;
     l.route.options = engine_.socket_options();
     if (!local.loopback) l.route.from = {local.address.host, engine_.device_towards(local, remote.address)};
@@ -146,10 +153,10 @@ void Peer::cover_rails() {
     };
     size_t any_from = best(from), any_to = best(to);
     for (size_t i = 0; i < from.size(); ++i) {
-        if (!from[i] && engine_.rails()[i].alive && any_to < to.size()) make_link(i, any_to, true);
+        if (!from[i] && engine_.rails()[i].alive && any_to < to.size()) make_link(i, any_to, 0, true);
     }
     for (size_t i = 0; i < to.size(); ++i) {
-        if (!to[i] && any_from < from.size()) make_link(any_from, i, true);
+        if (!to[i] && any_from < from.size()) make_link(any_from, i, 0, true);
     }
 }
 

@@ -32,6 +32,7 @@ struct Settings {
     uint64_t slice_max = 4 << 20;
     bool tcp = true, shm = true, pull = true;
     std::string congestion = "cubic";
+    int connections = 1;  // of a pair of rails
     Nanos idle_close = 60 * kSecond;  // links without work are closed after that
     int sndbuf = 4 << 20, rcvbuf = 4 << 20, notsent_lowat = 256 << 10;
 };

@@ -193,3 +193,26 @@ def test_links_without_work_are_closed_and_made_again(make_bed: MakeBed, make_no
     until(lambda: connections() == 1, "only the control connection is left")
     _write(owner, caller, 2)
     assert connections() >= 2
+
+
+def test_one_of_several_connections_is_reset(make_bed: MakeBed, make_node: MakeNode) -> None:
+    """A connection is condemned alone: its neighbours on the same rails go on."""
+    bed = make_bed(400)
+    owner, caller = make_node(bed, 1), make_node(bed, 0, **{"tcp.connections": 3})
+    caller.ask("connect", owner.descriptor)
+    _write(owner, caller, 1)
+    names = {"rail0-rail0", "rail0-rail0#2", "rail0-rail0#3"}
+    until(lambda: _up(caller) == names, "all connections in use")
+    listing = bed.run(0, ["ss", "-Htn", "state", "established"], stdout=subprocess.PIPE, text=True)
+    ports = sorted(int(line.split()[2].rpartition(":")[2]) for line in listing.communicate()[0].splitlines())
+    assert len(ports) == 4, "three for data, and the control connection before them"
+    for port in ports:
+        killed = bed.run(0, ["ss", "-K", "sport", "=", str(port)], stdout=subprocess.DEVNULL)
+        assert killed.wait() == 0
+        _write(owner, caller, 2)
+
+    def well_again() -> bool:
+        _write(owner, caller, 3)
+        return _up(caller) == names
+
+    until(well_again, "they are dialled again")

@@ -179,6 +179,13 @@ class TcpConfig:
     enabled: bool = flag(True, "Use TCP.")
     congestion: str = text("cubic", "Congestion control of bulk connections; empty: the kernel's default.")
     sndbuf: int = size("4MiB", "Kernel send buffer of a bulk connection.", low="4KiB", high=1 << 30)
+    connections: int = integer(
+        1,
+        "",
+        "Bulk connections between two rails, each with its own health; more help where one stream cannot fill a rail.",
+        low=1,
+        high=64,
+    )
     idle_close_ms: int = integer(
         60_000, "ms", "Connections for data are closed after so long without work.", low=1, high=_DAY_MS
     )
