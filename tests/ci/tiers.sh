@@ -3,16 +3,18 @@
 bin="$build/venv/bin"
 package_folders=(tent_core metadata/tent_metadata connectors/tent_vllm connectors/tent_sglang)
 
-# in_tests TIER FOLDER...: pytest over these folders, from a neutral folder, so that the installed package is tested
-# and not the source tree. Results go to build/ci/results for the summary.
+# in_tests TIER FOLDER... [-- ARGUMENT...]: pytest over these folders, from a neutral folder, so that the installed package
+# is tested and not the source tree. Results go to build/ci/results for the summary.
 in_tests() {
-    local tier=$1 folder folders=() extra=()
+    local tier=$1 folders=() extra=()
     shift
-    for folder in "$@"; do
-        [ -d "$root/$folder" ] && folders+=("$root/$folder")
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        [ -d "$root/$1" ] && folders+=("$root/$1")
+        shift
     done
     [ ${#folders[@]} -gt 0 ] || { echo "no tests for $tier" >&2 && return 1; }
     read -r -a extra <<<"${PYTEST_ARGS:-}"
+    extra=("${@:2}" "${extra[@]}")
     cd "$build/cwd" || return 1
     "${TENT_TEST_PYTHON:-$bin/python}" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -q \
         -p no:cacheprovider --durations=5 --junitxml="$build/results/$tier.xml" "${folders[@]}" "${extra[@]}"
@@ -93,10 +95,20 @@ asan_environment() {
     LD_PRELOAD="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so)"
 }
 
+# tsan_environment SITE: the same for the TSan build. Children that a test forks go on under it.
+tsan_environment() {
+    export LD_PRELOAD PYTHONPATH=$1
+    export TSAN_OPTIONS="halt_on_error=1:die_after_fork=0:suppressions=$root/tests/ci/tsan.supp"
+    LD_PRELOAD="$(g++ -print-file-name=libtsan.so):$(g++ -print-file-name=libstdc++.so)"
+}
+
+# The native tests and the contract suite under ASan with UBSan, and under TSan. TSan takes several times as long, so of
+# the contract's ways to reach memory it sees one through shared memory and one over two network rails, which between them
+# run every thread there is; TENT_TEST_TSAN=all is the long form, with all of them.
 tier_sanitize() {
-    local result=0 site
+    local result=0 site ways=(-k "shm-memfd or tcp-two-rails")
     if without_doctest sanitize; then not_in_ci; return; fi
-    export TSAN_OPTIONS="halt_on_error=1:suppressions=$root/tests/ci/tsan.supp"
+    [ "${TENT_TEST_TSAN:-}" = all ] && ways=()
     # The native tests own all that they allocate, so there leaks count.
     if build_asan; then
         ASAN_OPTIONS="detect_leaks=1:abort_on_error=1" UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1" \
@@ -105,7 +117,13 @@ tier_sanitize() {
     else
         result=1
     fi
-    build_native tsan "${sanitized[@]}" -DTENT_SANITIZE=thread -DTENT_BUILD_PYTHON=OFF && run_ctest tsan || result=1
+    if build_native tsan "${sanitized[@]}" -DTENT_SANITIZE=thread -DTENT_BUILD_PYTHON=ON; then
+        TSAN_OPTIONS="halt_on_error=1:suppressions=$root/tests/ci/tsan.supp" run_ctest tsan || result=1
+        site=$(python_site tsan) &&
+            (tsan_environment "$site" && in_tests tsan-contract tests/contract -- "${ways[@]}") || result=1
+    else
+        result=1
+    fi
     return $result
 }
 
