@@ -21,6 +21,9 @@ enum class Protection : uint8_t {
     account,
     drain,
     quarantine,
+    hold,
+    join,
+    warming,
     count
 };
 

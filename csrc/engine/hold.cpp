@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/switches.h"
 #include "engine/engine.h"
 
 namespace tent::engine {
@@ -53,7 +54,7 @@ Status Hold::add(std::span<const uint64_t> addresses, std::span<const uint64_t> 
     auto token = engine_->hold_loop();
     Registry& registry = engine_->registry();
     for (size_t i = 0; i < addresses.size(); ++i) {
-        if (lengths[i] == 0) continue;
+        if (lengths[i] == 0 || !protection_on(Protection::hold)) continue;
         auto* address = reinterpret_cast<const uint8_t*>(addresses[i]);
         Segment* at = registry.locate(address, 1);
         if (Status s = judge(at, addresses[i], lengths[i], destination); !s.ok()) return s;

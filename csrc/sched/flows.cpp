@@ -1,5 +1,6 @@
 // Flows: their place in the queues, the bytes that are on no link, and their ends.
 #include "base/status.h"
+#include "base/switches.h"
 #include "sched/core.h"
 
 namespace tent::sched {
@@ -16,8 +17,10 @@ void Core::add_flow(FlowId id, const FlowSpec& spec) {
     f.id = id;
     f.spec = spec;
     f.spec.priority = std::min(spec.priority, Priority::bulk);
-    std::sort(f.spec.allowed.begin(), f.spec.allowed.end());
     f.peer = peer_slot(spec.peer);
+    // Links that are added later may carry it, too; without the protection only those that are there now.
+    if (!protection_on(Protection::join) && spec.allowed.empty()) f.spec.allowed = peers_[f.peer].links;
+    std::sort(f.spec.allowed.begin(), f.spec.allowed.end());
     f.order = next_order_++;
     f.last_served = now_;
     ++submitted_;

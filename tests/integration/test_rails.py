@@ -22,6 +22,7 @@ CONFIG = {
     "engine.deadline_ms": 60_000,
 }
 SIZE = 16 << 20
+DATA = 1  # a relay's second connection, where the first is the control connection
 
 
 @contextmanager
@@ -83,6 +84,56 @@ def test_invariant_3_a_rail_is_lost_under_transfers(which: int, op: str, fault: 
         assert peer.alive
         relays[which].mend()
         relays[which].release()
+
+
+@pytest.mark.protects("reroute")
+@pytest.mark.protects("account")
+def test_invariants_3_and_9_a_rail_is_cut_with_slices_on_it() -> None:
+    """They move to the other rail, no transfer fails, and each of them is in one sum."""
+    with two_rails() as (_, relays, engine, peer):
+        memory = np.zeros(SIZE, dtype=np.uint8)
+        engine.register(memory, access="private")
+        intent = Intent("read", peer, [memory.ctypes.data], peer.segment("kv"), [0], SIZE)
+        engine.run(intent)
+        until(lambda: len([row for row in peer.links() if row["state"] == "up"]) == 2, "two links")
+
+        def cut_in_its_middle() -> None:
+            before = relays[1].total_passed("to_client")
+            transfer = engine.submit(intent)
+            until(lambda: relays[1].total_passed("to_client") > before or transfer.done, "bytes on the rail")
+            relays[1].cut()
+            transfer.result(PATIENCE)
+            assert transfer.wait_released(PATIENCE)
+            relays[1].mend()
+            until(lambda: all(row["state"] in ("up", "probation") for row in peer.links()), "its return")
+
+        while not any(row["reissued"] for row in peer.links()):
+            cut_in_its_middle()  # once more when it fell between two slices
+        for row in peer.links():
+            assert row["posted"] == sum(
+                row[end] for end in ("used", "superseded", "revoked", "failed", "outstanding")
+            ), row
+        assert np.array_equal(memory, pattern(1, SIZE))
+
+
+def test_invariant_3_a_rail_that_comes_up_later_carries_a_running_transfer() -> None:
+    """The only rail that was there when the transfer began is lost in its middle."""
+    with two_rails() as (_, relays, engine, peer):
+        relays[1].cut()
+        memory = np.zeros(SIZE, dtype=np.uint8)
+        engine.register(memory, access="private")
+        remote = peer.segment("kv")
+        engine.run(Intent("read", peer, [memory.ctypes.data], remote, [0], 4096))
+        assert len(peer.links()) == 1
+        relays[0].hold("to_client", after=300_000, connection=DATA)
+        transfer = engine.submit(Intent("read", peer, [memory.ctypes.data], remote, [0], SIZE))
+        until(lambda: relays[0].waiting("to_client") > 0, "half a slice")
+        relays[1].mend()
+        until(lambda: len(peer.links()) == 2, "the second rail")
+        relays[0].cut()
+        transfer.result(PATIENCE)
+        assert np.array_equal(memory, pattern(1, SIZE))
+        relays[0].mend()
 
 
 def test_a_rail_comes_back() -> None:

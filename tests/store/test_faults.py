@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,6 +216,7 @@ def test_the_same_statuses_on_both_sides() -> None:
         assert _native.status_name(status) == status.name
 
 
+@pytest.mark.protects("hold")
 @pytest.mark.parametrize("submitted", [False, True])
 def test_invariant_11_memory_in_use_by_a_put_is_not_unregistered(
     open_store: Open, server: Server, submitted: bool
@@ -221,21 +224,19 @@ def test_invariant_11_memory_in_use_by_a_put_is_not_unregistered(
     """The directory hangs under a put: its source stays registered until the put is over."""
     client = Client(open_store(directory__timeout_ms=60_000))
     keys = names(3)
-    server.stop()
-    if submitted:
-        addresses = client.addresses(len(keys))
-        transfer = client.store.submit_put(client.space, keys, addresses, client.size)
+    with server.silent():
+        if submitted:
+            addresses = client.addresses(len(keys))
+            transfer = client.store.submit_put(client.space, keys, addresses, client.size)
+            over: Callable[[float], Any] = transfer.wait_released
+        else:
+            thread = threading.Thread(target=client.put, args=(keys,))
+            thread.start()
+            over = thread.join
         wait_for(lambda: client.store.stats()["stored"] == 3, "the put has begun")
-        over = transfer.wait_released
-    else:
-        thread = threading.Thread(target=client.put, args=(keys,))
-        thread.start()
-        wait_for(lambda: client.store.stats()["stored"] == 3, "the put has begun")
-        over = thread.join
-    with pytest.raises(Busy):
-        client.segment.close(0.05)
-    with pytest.raises(SegmentGone):  # and nothing new begins on it
-        client.put(keys)
-    server.resume()
+        with pytest.raises(Busy):
+            client.segment.close(0.05)
+        with pytest.raises(SegmentGone):  # and nothing new begins on it
+            client.put(keys)
     over(30)
     client.segment.close(30)

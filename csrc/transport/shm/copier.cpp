@@ -193,7 +193,8 @@ void Copier::warm(std::weak_ptr<const void> of, uint8_t* address, uint64_t bytes
     {
         std::lock_guard lock(mutex_);
         if (stop_) return;
-        warming_.push_back({std::move(of), address, bytes, writable});
+        std::shared_ptr<const void> kept = protection_on(Protection::warming) ? nullptr : of.lock();
+        warming_.push_back({std::move(of), std::move(kept), address, bytes, writable});
     }
     work_cv_.notify_one();
 }

@@ -74,6 +74,7 @@ class Copier {
     void warm_some(std::unique_lock<std::mutex>& lock);
     struct Warming {
         std::weak_ptr<const void> of;
+        std::shared_ptr<const void> kept;  // only with the protection `warming` off
         uint8_t* at;
         uint64_t left;
         bool writable;

@@ -186,3 +186,18 @@ TEST_CASE("every link down: the flow waits and goes on when one is back") {
     w.run(w.now + 3 * kSecond);
     CHECK(w.flows[id].done);
 }
+
+TEST_SUITE("protects:join") {
+    TEST_CASE("invariant 3: a link that comes up later carries a transfer that was submitted before") {
+        World w;
+        links(w, 1);
+        FlowId flow = w.flow(64 << 20);
+        w.run(w.now + 5 * kMillisecond);
+        REQUIRE(!w.flows[flow].over());
+        links(w, 1);
+        w.cut(0);
+        w.run(w.now + 10 * kSecond);
+        REQUIRE(w.flows[flow].done);
+        CHECK(w.carried[1] > (32 << 20));
+    }
+}
