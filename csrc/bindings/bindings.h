@@ -56,5 +56,6 @@ struct EngineHandle {
 void bind_engine(py::module_& m);
 void bind_sim(py::module_& m);
 void bind_store(py::module_& m);
+void bind_pages(py::module_& m);
 
 }  // namespace tent::bindings

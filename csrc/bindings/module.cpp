@@ -70,4 +70,5 @@ PYBIND11_MODULE(_native, m) {
     tent::bindings::bind_engine(m);
     tent::bindings::bind_sim(m);
     tent::bindings::bind_store(m);
+    tent::bindings::bind_pages(m);
 }

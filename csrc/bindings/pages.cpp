@@ -1,0 +1,270 @@
+// Pages at the Python edge, whoever owns them: digests, records, the ranges of an intent, checks, and
+// messages to owners.
+#include <pybind11/stl.h>
+
+#include "base/switches.h"
+#include "bindings/store_arrays.h"
+
+namespace tent::bindings {
+
+using store::PageStatus;
+
+namespace {
+
+// ---- records and digests
+
+py::array_t<uint8_t> page_digests(const py::bytes& space, const py::list& keys) {
+    size_t n = keys.size();
+    py::array_t<uint8_t> out({static_cast<py::ssize_t>(n), py::ssize_t{16}});
+    ByteView prefix = view(space);
+    uint8_t* to = out.mutable_data();
+    for (size_t i = 0; i < n; ++i) {
+        char* data;
+        ssize_t size;
+        if (PyBytes_AsStringAndSize(PyList_GET_ITEM(keys.ptr(), static_cast<ssize_t>(i)), &data, &size) !=
+            0) {
+            PyErr_Clear();
+            raise({Code::invalid_argument, "a page's key is bytes"});
+        }
+        require(size >= 1 && size <= 256, "a page's key has 1 to 256 bytes");
+        Id128 d = blake2b_128(prefix, as_bytes({data, static_cast<size_t>(size)}));
+        std::copy(d.begin(), d.end(), to + 16 * i);
+    }
+    return out;
+}
+
+template <class T>
+py::array_t<T> column(size_t n) {
+    return py::array_t<T>(static_cast<py::ssize_t>(n));
+}
+
+py::tuple decode_records(const py::list& records, const std::string& prefer, uint64_t generation,
+                         const std::optional<Words>& expect) {
+    size_t n = records.size();
+    std::vector<ByteView> views(n);
+    for (size_t i = 0; i < n; ++i) {
+        PyObject* item = PyList_GET_ITEM(records.ptr(), static_cast<ssize_t>(i));
+        if (PyBytes_Check(item)) {
+            views[i] = {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(item)),
+                        static_cast<size_t>(PyBytes_GET_SIZE(item))};
+        }
+    }
+    require(!expect || static_cast<size_t>(expect->size()) == n, "one expected length per record");
+    auto status = column<uint8_t>(n);
+    auto node = column<uint32_t>(n), segment = column<uint32_t>(n), epoch = column<uint32_t>(n);
+    auto offset = column<uint64_t>(n), length = column<uint64_t>(n), sums = column<uint64_t>(n);
+    py::array_t<uint8_t> version({static_cast<py::ssize_t>(n), py::ssize_t{16}});
+    store::RecordColumns c{n,
+                           status.mutable_data(),
+                           node.mutable_data(),
+                           segment.mutable_data(),
+                           epoch.mutable_data(),
+                           offset.mutable_data(),
+                           length.mutable_data(),
+                           sums.mutable_data(),
+                           version.mutable_data()};
+    store::DecodeOptions options{prefer, generation, expect ? expect->data() : nullptr};
+    std::vector<store::NodeRef> nodes;
+    store::decode_records(views, options, c, nodes);
+    py::list names;
+    for (const store::NodeRef& r : nodes) {
+        // Names are utf-8 by convention only: what is not becomes a name that no node has.
+        py::str name = py::reinterpret_steal<py::str>(
+            PyUnicode_DecodeUTF8(r.name.data(), static_cast<ssize_t>(r.name.size()), "replace"));
+        names.append(py::make_tuple(name, bytes_of(r.incarnation)));
+    }
+    return py::make_tuple(status, node, segment, epoch, offset, length, sums, version, names);
+}
+
+py::object record_info(const py::bytes& record) {
+    store::Record r;
+    if (store::decode_record(view(record), r) != PageStatus::HIT) return py::none();
+    py::list replicas;
+    for (size_t i = 0; i < r.replica_count; ++i) {
+        const store::Replica& p = r.replicas[i];
+        py::str name = py::reinterpret_steal<py::str>(
+            PyUnicode_DecodeUTF8(p.node.data(), static_cast<ssize_t>(p.node.size()), "replace"));
+        replicas.append(
+            py::make_tuple(name, bytes_of(p.incarnation), p.segment, p.extent, p.epoch, p.offset));
+    }
+    py::dict d;
+    d["generation"] = r.generation;
+    d["version"] = bytes_of(r.version);
+    d["length"] = r.length;
+    d["check"] = r.check;
+    d["replicas"] = replicas;
+    return d;
+}
+
+// ---- reading and writing peers' memory
+
+// The ranges of an intent: the parts of page rows[i] are consecutive pieces of its bytes at offset[i]. Empty
+// parts are left out. Returns local, segment, offset, length, epoch, group (= i).
+py::tuple expand_parts(const Array<int64_t>& rows, const Words& addresses, const Words& lengths,
+                       const Array<uint32_t>& segment, const Words& offset, const Array<uint32_t>& epoch) {
+    size_t n = static_cast<size_t>(rows.size()), parts = static_cast<size_t>(addresses.shape(1));
+    require(addresses.ndim() == 2 && lengths.ndim() == 2 && lengths.size() == addresses.size(),
+            "addresses and lengths have shape (N, P)");
+    require(static_cast<size_t>(segment.size()) == n && static_cast<size_t>(offset.size()) == n &&
+                static_cast<size_t>(epoch.size()) == n,
+            "one segment, offset and epoch per row");
+    std::vector<uint64_t> local, at, length;
+    std::vector<uint32_t> segments, epochs, group;
+    for (auto* v : {&local, &at, &length}) v->reserve(n * parts);
+    for (auto* v : {&segments, &epochs, &group}) v->reserve(n * parts);
+    for (size_t i = 0; i < n; ++i) {
+        require(rows.data()[i] >= 0 && rows.data()[i] < addresses.shape(0), "a row out of range");
+        size_t row = static_cast<size_t>(rows.data()[i]) * parts;
+        uint64_t position = offset.data()[i];
+        for (size_t p = 0; p < parts; ++p) {
+            uint64_t bytes = lengths.data()[row + p];
+            if (bytes == 0) continue;
+            local.push_back(addresses.data()[row + p]);
+            at.push_back(position);
+            length.push_back(bytes);
+            segments.push_back(segment.data()[i]);
+            epochs.push_back(epoch.data()[i]);
+            group.push_back(static_cast<uint32_t>(i));
+            position += bytes;
+        }
+    }
+    auto array = [](const auto& v) {
+        return py::array_t<typename std::decay_t<decltype(v)>::value_type>(static_cast<py::ssize_t>(v.size()),
+                                                                           v.data());
+    };
+    return py::make_tuple(array(local), array(segments), array(at), array(length), array(epochs),
+                          array(group));
+}
+
+py::array_t<uint64_t> page_checks(const Digests& digests, const Words& addresses, const Words& lengths,
+                                  const EngineHandle* h) {
+    store::PageBatch b = batch_of(digests, addresses, lengths, std::nullopt);
+    py::array_t<uint64_t> out(static_cast<py::ssize_t>(b.count));
+    uint64_t* sums = out.mutable_data();
+    std::span<const Id128> d = ids(digests);
+    store::Executor executor = h == nullptr ? store::Executor{} : executor_of(h->engine);
+    {
+        py::gil_scoped_release nogil;
+        std::vector<store::PageJob> jobs(b.count);
+        for (size_t i = 0; i < b.count; ++i) {
+            jobs[i].digest = d[i];
+            jobs[i].address = b.addresses + i * b.parts;
+            jobs[i].length = b.lengths + i * b.parts;
+            jobs[i].parts = b.parts;
+            for (size_t p = 0; p < b.parts; ++p) jobs[i].bytes += jobs[i].length[p];
+        }
+        store::copy_pages(jobs, store::Direction::verify, true, executor);
+        for (size_t i = 0; i < b.count; ++i) sums[i] = jobs[i].check;
+    }
+    return out;
+}
+
+// HIT or CHECK_FAILED per page whose bytes lie at `addresses`.
+StatusArray verify_pages(const Digests& digests, const Words& addresses, const Words& lengths,
+                         const Words& checks, const EngineHandle* h) {
+    require(checks.size() == digests.shape(0), "one check per page");
+    py::array_t<uint64_t> sums = page_checks(digests, addresses, lengths, h);
+    StatusArray out(checks.size());
+    for (py::ssize_t i = 0; i < checks.size(); ++i) {
+        bool good = sums.data()[i] == checks.data()[i] || !protection_on(Protection::check);
+        out.mutable_data()[i] = static_cast<uint8_t>(good ? PageStatus::HIT : PageStatus::CHECK_FAILED);
+    }
+    return out;
+}
+
+py::array_t<uint64_t> read_tokens(const Words& addresses) {
+    py::array_t<uint64_t> out(addresses.size());
+    for (py::ssize_t i = 0; i < addresses.size(); ++i) {
+        uint64_t at = addresses.data()[i];
+        out.mutable_data()[i] =
+            at == 0 ? 0 : __atomic_load_n(reinterpret_cast<const uint64_t*>(at), __ATOMIC_ACQUIRE);
+    }
+    return out;
+}
+
+// ---- messages to owners
+
+template <class Message>
+py::bytes encoded(const Message& message) {
+    Bytes out;
+    proto::encode(message, out);
+    return to_bytes(out);
+}
+
+template <class Message>
+Message decoded(const py::bytes& body) {
+    Message m;
+    Code code = proto::decode(view(body), m);
+    if (code != Code::ok) raise({code, "an answer of the owner's store that is none"});
+    return m;
+}
+
+py::bytes commit_request(uint64_t loan, uint32_t epoch, const py::bytes& space, uint64_t generation,
+                         const Digests& digests, const Words& offsets, const Words& lengths,
+                         const Words& checks) {
+    std::span<const Id128> d = ids(digests);
+    require(d.size() <= proto::kMaxItems, "too many pages in one commit");
+    require(static_cast<size_t>(offsets.size()) == d.size() &&
+                static_cast<size_t>(lengths.size()) == d.size() &&
+                static_cast<size_t>(checks.size()) == d.size(),
+            "one offset, length and check per page");
+    proto::CommitRequest m{loan, epoch, id_of(space), generation, {}};
+    for (size_t i = 0; i < d.size(); ++i) {
+        m.items.push_back({d[i], offsets.data()[i], lengths.data()[i], checks.data()[i]});
+    }
+    return encoded(m);
+}
+
+void bind_messages(py::module_& m) {
+    m.def("lend_request", [](uint64_t bytes, uint64_t largest) {
+        return encoded(proto::LendRequest{bytes, largest});
+    });
+    m.def("lent_reply", [](const py::bytes& body) {
+        auto l = decoded<proto::Lent>(body);
+        return py::make_tuple(l.code, l.loan, l.segment, l.extent, l.epoch, l.offset, l.length);
+    });
+    m.def("give_back_request", [](uint64_t loan) { return encoded(proto::GiveBack{loan}); });
+    m.def("commit_request", &commit_request);
+    m.def("pin_request", [](uint32_t ms, const Digests& d) {
+        auto v = ids(d);
+        require(v.size() <= proto::kMaxItems, "too many pages in one request");
+        return encoded(proto::PinRequest{ms, {v.begin(), v.end()}});
+    });
+    m.def("digests_request", [](const Digests& d) {
+        auto v = ids(d);
+        require(v.size() <= proto::kMaxItems, "too many pages in one request");
+        return encoded(proto::DigestList{{v.begin(), v.end()}});
+    });
+    m.def("remove_request", [](const py::bytes& space, const Digests& d) {
+        auto v = ids(d);
+        require(v.size() <= proto::kMaxItems, "too many pages in one request");
+        return encoded(proto::RemoveRequest{id_of(space), {v.begin(), v.end()}});
+    });
+    m.def("statuses_reply", [](const py::bytes& body) {
+        auto s = decoded<proto::Statuses>(body);
+        return py::array_t<uint8_t>(static_cast<py::ssize_t>(s.values.size()), s.values.data());
+    });
+}
+
+}  // namespace
+
+void bind_pages(py::module_& m) {
+    bind_messages(m);
+    m.def("page_digests", &page_digests, py::arg("space"), py::arg("keys"),
+          "BLAKE2b-128 over the namespace's digest and each key, as uint8[N, 16].");
+    m.def("decode_records", &decode_records, py::arg("records"), py::arg("prefer"), py::arg("generation"),
+          py::arg("expect") = py::none());
+    m.def("record_info", &record_info, py::arg("record"), "What a record says, or None if it is none.");
+    m.def("same_incarnation",
+          [](const py::bytes& a, const py::bytes& b) { return store::same_incarnation(id_of(a), id_of(b)); });
+    m.def("expand_parts", &expand_parts);
+    m.def("page_checks", &page_checks, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
+          py::arg("engine") = py::none());
+    m.def("verify_pages", &verify_pages, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
+          py::arg("checks"), py::arg("engine") = py::none());
+    m.def("read_tokens", &read_tokens);
+    m.def("status_name",
+          [](uint8_t s) { return std::string(store::status_name(static_cast<PageStatus>(s))); });
+}
+
+}  // namespace tent::bindings
