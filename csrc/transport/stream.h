@@ -20,6 +20,9 @@ namespace tent::transport {
 
 class FrameStream;
 
+// Received at once where it is not payload; padded and drained at once where it is.
+inline constexpr size_t kStage = 64 << 10;
+
 class StreamHandler {
   public:
     virtual ~StreamHandler() = default;
