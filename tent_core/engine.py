@@ -7,31 +7,29 @@ Calls that can block say so and take a time-out in seconds.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import ctypes
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tent_core import _native
 from tent_core.config import Config, load_config
-from tent_core.errors import InvalidArgument, ReadOnlyBuffer, TentError, Unsupported, error_for_code
+from tent_core.errors import InvalidArgument, ReadOnlyBuffer, Unsupported, error_for_code
 from tent_core.names import generated_name
+from tent_core.segments import RemoteSegment, Segment, memory_of
+from tent_core.transfers import Indices, Intent, Transfer, TransferResult
 
 __all__ = ["Engine", "Intent", "Peer", "RemoteSegment", "Segment", "Transfer", "TransferResult"]
 
 log = logging.getLogger("tent")
 
 U64 = npt.NDArray[np.uint64]
-Indices = int | Sequence[int] | npt.NDArray[Any]
 ConfigSource = str | Mapping[str, Any] | Config | None
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
@@ -48,84 +46,6 @@ atexit.register(_close_all)
 
 def _u64(values: Indices) -> U64:
     return np.atleast_1d(np.asarray(values)).astype(np.uint64, copy=False)
-
-
-def _memory_of(buffer: Any) -> tuple[int, int, bool, Any]:
-    """Address, bytes, writable and the object that keeps the memory alive, of anything that exposes memory."""
-    if isinstance(buffer, tuple) and len(buffer) == 2:
-        address, nbytes = buffer
-        return int(address), int(nbytes), True, None
-    if hasattr(buffer, "data_ptr") and hasattr(buffer, "untyped_storage"):  # a torch tensor
-        if not buffer.is_contiguous():
-            raise InvalidArgument(
-                "the tensor is not contiguous: register its storage, or call contiguous() first"
-            )
-        return int(buffer.data_ptr()), int(buffer.numel() * buffer.element_size()), True, buffer
-    if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
-        buffer = np.from_dlpack(buffer)
-    try:
-        view = memoryview(buffer)
-    except TypeError as error:
-        raise InvalidArgument(
-            f"{type(buffer).__name__} exposes no memory: pass an array, a buffer, a tensor or (address, nbytes)"
-        ) from error
-    if not view.contiguous:
-        raise InvalidArgument("the buffer is not contiguous: copy it, or register the array it is a view of")
-    array = np.frombuffer(view, dtype=np.uint8)
-    return int(array.ctypes.data), int(array.nbytes), not view.readonly, array
-
-
-class Segment:
-    """A byte range of this node: memory that the engine allocated, or that you registered. ``close()`` ends it."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        fields: tuple[int, str, int, int, int, int],
-        exposed: bool,
-        keep: Any,
-        writable: bool = True,
-    ) -> None:
-        self._engine = engine
-        self.writable = writable  # by us; what peers may do is the access it was made with
-        self.id, self.name, self.address, self.nbytes, self._epochs, self.extent = fields
-        self.exposed = exposed
-        self._keep = keep
-        self._closed = False
-
-    @property
-    def view(self) -> npt.NDArray[np.uint8]:
-        """The bytes, without a copy. Valid until ``close()``."""
-        if self._closed:
-            raise error_for_code("segment_gone", f"segment '{self.name}' was closed")
-        pointer = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
-        return np.frombuffer(memoryview(pointer), dtype=np.uint8)
-
-    def unregister(self, timeout: float = 10.0) -> None:
-        """Revokes what peers were granted and returns when nothing touches the memory any more. Blocks up to
-        ``timeout``; raises Busy when something still does: the memory must then stay, and you may call again."""
-        if self._closed:
-            return
-        self._engine._native.unregister(self.id, timeout)
-        self._closed = True
-        self._keep = None
-        self._engine._segments.pop(self.id, None)
-
-    close = unregister
-
-    def __repr__(self) -> str:
-        return f"<Segment {self.name!r} {self.nbytes} bytes at {self.address:#x}>"
-
-
-@dataclass(frozen=True)
-class RemoteSegment:
-    """A peer's segment, as it exposes it to us."""
-
-    id: int
-    name: str
-    length: int
-    extent: int
-    rights: str
 
 
 class Peer:
@@ -172,140 +92,6 @@ class Peer:
 
     def close(self) -> None:
         self._native.close()
-
-
-@dataclass
-class Intent:
-    """What bytes you want where: an ordered list of ranges, served in that order.
-
-    Shapes: ``local`` (absolute addresses inside registered segments) and ``remote_offset`` have N entries;
-    ``remote_segment`` and ``length`` one or N; ``group``, ``checks`` and ``epoch`` N, if given. Units: bytes;
-    ``deadline`` in seconds from now (default: ``engine.deadline_ms``). For a read the local side is the destination.
-    """
-
-    op: str
-    peer: Peer
-    local: Indices
-    remote_segment: Indices | RemoteSegment
-    remote_offset: Indices
-    length: Indices
-    group: Indices | None = None
-    checks: Indices | None = None
-    epoch: Indices | None = None
-    alternatives: Any = None
-    priority: str = "normal"
-    deadline: float | None = None
-    notify: bytes | None = None
-
-
-class TransferResult(NamedTuple):
-    """What a transfer that succeeded did: bytes moved, seconds it took, ranges (all of them complete)."""
-
-    bytes: int
-    seconds: float
-    prefix: int
-
-
-class Transfer:
-    """A submitted intent. Keeps its memory registered until it is released, whatever you drop."""
-
-    def __init__(self, engine: Engine, native: Any) -> None:
-        self._engine = engine
-        self._native = native
-
-    @property
-    def done(self) -> bool:
-        """The result is known. The memory may still be in use by attempts that were given up: see ``released``."""
-        return bool(self._native.done)
-
-    def poll(self) -> bool:
-        return self.done
-
-    @property
-    def released(self) -> bool:
-        """Nothing of this transfer touches memory any more, at either end."""
-        return bool(self._native.released)
-
-    @property
-    def status(self) -> npt.NDArray[np.uint8]:
-        """Per range: 0 pending, 1 ok, 2 failed, 3 cancelled."""
-        array: npt.NDArray[np.uint8] = self._native.status
-        return array
-
-    @property
-    def errors(self) -> dict[int, TentError]:
-        return {index: error_for_code(code, message) for index, code, message in self._native.errors}
-
-    @property
-    def prefix(self) -> int:
-        """How many ranges are complete from the front."""
-        return int(self._native.prefix)
-
-    @property
-    def groups_done(self) -> npt.NDArray[np.bool_]:
-        array: npt.NDArray[np.bool_] = self._native.groups_done
-        return array
-
-    @property
-    def bytes(self) -> int:
-        return int(self._native.bytes)
-
-    @property
-    def seconds(self) -> float:
-        return float(self._native.seconds)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Blocks until done or ``timeout``. A time-out ends nothing: only ``cancel()`` or the deadline does."""
-        return bool(self._native.wait(timeout))
-
-    def wait_released(self, timeout: float | None = None) -> bool:
-        return bool(self._native.wait_released(timeout))
-
-    def result(self, timeout: float | None = None) -> TransferResult:
-        """Waits, then returns what was done or raises the first error."""
-        if not self.wait(timeout):
-            raise error_for_code("deadline", "the transfer is not done yet (result() timed out; it goes on)")
-        code, message = self._native.result
-        if code != "ok":
-            raise error_for_code(code, message)
-        return TransferResult(self.bytes, self.seconds, self.prefix)
-
-    def cancel(self) -> bool:
-        """Gives up what is not done yet. True if this call ended it; a completion wins the race."""
-        return bool(self._native.cancel())
-
-    def set_priority(self, priority: str) -> None:
-        self._native.set_priority(priority)
-
-    def fileno(self) -> int:
-        """An eventfd that is readable once the transfer is done. Owned by the transfer."""
-        return int(self._native.fileno())
-
-    def add_done_callback(self, callback: Callable[[Transfer], None]) -> None:
-        """Calls ``callback(transfer)`` on the engine's notifier thread once done (at once if it is already)."""
-        self._engine._add_callback(self, callback)
-
-    def __await__(self) -> Generator[Any, None, TransferResult]:
-        if not self.done:
-            loop = asyncio.get_running_loop()
-            ready: asyncio.Future[None] = loop.create_future()
-            descriptor = self.fileno()
-
-            def wake() -> None:
-                loop.remove_reader(descriptor)
-                if not ready.done():
-                    ready.set_result(None)
-
-            loop.add_reader(descriptor, wake)
-            try:
-                yield from ready.__await__()
-            finally:
-                loop.remove_reader(descriptor)
-        return self.result(0)
-
-    def __repr__(self) -> str:
-        state = "released" if self.released else "done" if self.done else "pending"
-        return f"<Transfer {self._native.id} {self.bytes} bytes {state}>"
 
 
 class Engine:
@@ -366,7 +152,7 @@ class Engine:
     def register(self, buffer: Any, *, name: str | None = None, access: str = "rw") -> Segment:
         """Your own memory: an array, a buffer, a tensor, or ``(address, nbytes)``. The segment keeps a reference to
         the object until it is closed. ``access='private'`` exposes it to nobody."""
-        address, nbytes, writable, keep = _memory_of(buffer)
+        address, nbytes, writable, keep = memory_of(buffer)
         if nbytes <= 0:
             raise InvalidArgument(f"a segment needs a positive size, not {nbytes}")
         if not writable and access in ("rw", "w"):

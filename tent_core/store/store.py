@@ -23,7 +23,7 @@ from tent_core.store.context import Context, Deadline
 from tent_core.store.lookup import Located, Lookup, Messages, lease, locate
 from tent_core.store.namespace import Namespace, Value
 from tent_core.store.peers import Peers
-from tent_core.store.prefault import Prefault
+from tent_core.store.pool import make_pool
 from tent_core.store.reader import Reader
 from tent_core.store.reason import PageStatus
 from tent_core.store.remote import RemoteWriter
@@ -36,10 +36,6 @@ __all__ = ["PageStore"]
 
 log = logging.getLogger("tent.store")
 _WORKERS = 2
-_PAGE = 4096
-_SLACK = (
-    256  # an extent is larger by this fraction: pages whose size is a power of two fit with their headers
-)
 _ABANDONED_S = 5.0
 _open_stores: weakref.WeakSet[PageStore] = weakref.WeakSet()
 _PRIORITIES = ("interactive", "normal", "bulk")
@@ -74,7 +70,7 @@ class PageStore:
         self._owns_engine, self._owns_directory = owns
         self._closing = threading.Lock()
         self._closed = False
-        self._segment, native = self._make_pool()
+        self._segment, native, self._prefault = make_pool(engine, config)
         peers = Peers(engine, directory, config.engine.connect_timeout_ms / 1000)
         self._context = Context(engine, directory, native, self.metrics, config, peers)
         self._reader = Reader(self._context)
@@ -122,32 +118,6 @@ class PageStore:
         return store
 
     _workers: Workers | None = None
-    _prefault: Prefault | None = None
-
-    def _make_pool(self) -> tuple[Segment | None, Any]:
-        capacity = self.config.store.capacity
-        if capacity == 0:
-            return None, None
-        # A few extents at least, or nothing could be reclaimed while the rest is in use.
-        extent = min(self.config.store.extent, max(_PAGE, capacity // 4))
-        extent = extent // _PAGE * _PAGE
-        count = max(1, capacity // extent)
-        extent += (extent // _SLACK + _PAGE - 1) // _PAGE * _PAGE
-        segment = self.engine.allocate(extent * count, name="pages", extent=extent, access="rw")
-        native = _native.NativeStore(
-            segment.address,
-            segment.nbytes,
-            extent,
-            segment._epochs,
-            segment.id,
-            self.engine.name,
-            self.engine.incarnation,
-            max(self.config.engine.quarantine, extent),
-        )
-        native.attach(self.engine._native)
-        if self.config.store.prefault:
-            self._prefault = Prefault(segment.address, segment.nbytes)
-        return segment, native
 
     def _register_node(self) -> None:
         try:
