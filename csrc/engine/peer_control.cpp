@@ -139,7 +139,7 @@ void Peer::request_segments() {
 }
 
 void Peer::send_control(const Header& h, ByteView body, std::vector<int> descriptors) {
-    if (control_ && !control_->closed()) control_->send(h, body, {}, descriptors);
+    if (control_ && control_->open()) control_->send(h, body, {}, descriptors);
 }
 
 void Peer::on_payload(FrameStream& stream, const Header&, ByteView, std::vector<transport::LocalPiece>&) {

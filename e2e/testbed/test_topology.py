@@ -36,6 +36,11 @@ with Engine(json.loads(sys.argv[1])) as engine:
             mine[:] = rest[0]
             engine.run(Intent("write", peer, [mine.ctypes.data], peer.segment("kv"), [0], size))
             answer = "ok"
+        elif what == "notify":
+            engine.run(Intent("write", peer, [mine.ctypes.data], peer.segment("kv"), [0], 64, notify=rest[0].encode()))
+            answer = "ok"
+        elif what == "notified":
+            answer = [payload.decode() for _, payload in engine.notifications(1)]
         elif what == "holds":
             answer = bool((segment.view == rest[0]).all())
         elif what == "links":
@@ -94,6 +99,16 @@ def _up(node: Node) -> set[str]:
 def _write(owner: Node, caller: Node, value: int) -> None:
     caller.ask("write", value)
     assert owner.ask("holds", value)
+
+
+def _ports(bed: Testbed, host: int) -> list[int]:
+    """Of the host's end of every connection, the oldest first."""
+    listing = bed.run(host, ["ss", "-Htn", "state", "established"], stdout=subprocess.PIPE, text=True)
+    return sorted(int(line.split()[2].rpartition(":")[2]) for line in listing.communicate()[0].splitlines())
+
+
+def _reset(bed: Testbed, host: int, port: int) -> None:
+    assert bed.run(host, ["ss", "-K", "sport", "=", str(port)], stdout=subprocess.DEVNULL).wait() == 0
 
 
 def test_interfaces_are_found_and_left_out_by_pattern(make_bed: MakeBed, make_node: MakeNode) -> None:
@@ -186,13 +201,26 @@ def test_links_without_work_are_closed_and_made_again(make_bed: MakeBed, make_no
     caller.ask("connect", owner.descriptor)
     _write(owner, caller, 1)
 
-    def connections() -> int:
-        shown = bed.run(0, ["ss", "-Htn", "state", "established"], stdout=subprocess.PIPE, text=True)
-        return len(shown.communicate()[0].splitlines())
-
-    until(lambda: connections() == 1, "only the control connection is left")
+    until(lambda: len(_ports(bed, 0)) == 1, "only the control connection is left")
     _write(owner, caller, 2)
-    assert connections() >= 2
+    assert len(_ports(bed, 0)) >= 2
+
+
+def test_notifications_keep_their_order_while_connections_are_reset(
+    make_bed: MakeBed, make_node: MakeNode
+) -> None:
+    bed = make_bed(0, 0)
+    owner, caller = make_node(bed, 1), make_node(bed, 0)
+    caller.ask("connect", owner.descriptor)
+    sent, got = [], []
+    for number in range(20):
+        for port in _ports(bed, 0)[number % 3 :: 2]:
+            _reset(bed, 0, port)
+            for _ in range(10):
+                sent.append(str(len(sent)))
+                caller.ask("notify", sent[-1])
+    until(lambda: got.extend(owner.ask("notified")) or len(got) >= len(sent), "every notification")
+    assert got == sent
 
 
 def test_one_of_several_connections_is_reset(make_bed: MakeBed, make_node: MakeNode) -> None:
@@ -203,12 +231,10 @@ def test_one_of_several_connections_is_reset(make_bed: MakeBed, make_node: MakeN
     _write(owner, caller, 1)
     names = {"rail0-rail0", "rail0-rail0#2", "rail0-rail0#3"}
     until(lambda: _up(caller) == names, "all connections in use")
-    listing = bed.run(0, ["ss", "-Htn", "state", "established"], stdout=subprocess.PIPE, text=True)
-    ports = sorted(int(line.split()[2].rpartition(":")[2]) for line in listing.communicate()[0].splitlines())
+    ports = _ports(bed, 0)
     assert len(ports) == 4, "three for data, and the control connection before them"
     for port in ports:
-        killed = bed.run(0, ["ss", "-K", "sport", "=", str(port)], stdout=subprocess.DEVNULL)
-        assert killed.wait() == 0
+        _reset(bed, 0, port)
         _write(owner, caller, 2)
 
     def well_again() -> bool:
