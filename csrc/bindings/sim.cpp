@@ -131,6 +131,7 @@ Nanos time_of(const py::dict& d, const char* key) {
 Options options_of(const py::dict& d) {
     Options o;
     o.seed = get<uint64_t>(d, "seed");
+    o.sched.policy = static_cast<sched::Policy>(get<int>(d, "policy"));
     o.sched.slice_min = get<uint64_t>(d, "slice_min");
     o.sched.slice_max = get<uint64_t>(d, "slice_max");
     o.sched.initial_rate_Bps = get<uint64_t>(d, "initial_rate");

@@ -17,6 +17,7 @@ void Core::post(uint32_t slot, const Choice& choice, Action& action) {
         end = std::min(end, span.end);
     }
     take_span(f, slot, end);
+    if (settings_.policy != Policy::water) take_share(f, choice.link, end - span.begin);
 
     uint32_t i = attempt_pool_.take();
     Attempt& a = attempt_pool_[i];
@@ -124,6 +125,7 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
     Flow& f = flow_pool_[a.flow];
     dirty_ = true;
     if (outcome == Outcome::done) {
+        if (settings_.policy == Policy::paper) average_rate(l, a);
         (f.ending ? l.superseded : l.used).add(a.bytes());
         delivered(a.link, a.left(), l.first != kNoId);
         // What its bytes do not explain is latency; only an attempt that waited behind nothing can tell.

@@ -73,7 +73,9 @@ bool Core::bind_peer(uint32_t peer, int priority, int rank, Action& action) {
         backlog += f.unbound();
         const Capacity* c = capacity_for(p, f);
         if (c != nullptr) {
-            Choice choice = choose(p, f, rank, *c, ends_in(p, *c, priority, backlog));
+            Choice choice = settings_.policy == Policy::water
+                                ? choose(p, f, rank, *c, ends_in(p, *c, priority, backlog))
+                                : choose_bound(peers_[peer], flow_pool_[slot], rank);
             if (choice.link != kNoId) {
                 post(slot, choice, action);
                 return true;

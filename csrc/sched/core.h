@@ -1,6 +1,7 @@
 // The sprayer's inside, one concept a file: topology.cpp (rails, links, what they carry together), flows.cpp
-// (queues and their ends), binding.cpp (which link takes which slice), attempts.cpp (posting and outcomes),
-// health.cpp (suspicion, probes, re-issue), accounts.cpp (views and sums).
+// (queues and their ends), binding.cpp (which link takes which slice), policy.cpp (others to compare with),
+// attempts.cpp (posting and outcomes), health.cpp (suspicion, probes, re-issue), accounts.cpp (views and
+// sums).
 #pragma once
 
 #include <map>
@@ -105,6 +106,15 @@ class Core {
     uint64_t slice_for(const Link& l, const Flow& f, Nanos left, bool single) const;
     Choice choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const;
     bool allowed(const Flow& f, LinkId link) const;
+
+    // policy.cpp
+    Choice choose_bound(Peer& p, Flow& f, int rank);
+    void assign(Peer& p, Flow& f);
+    void share_out(Peer& p, Flow& f, const std::vector<LinkId>& links, uint64_t bytes);
+    void give_share(Flow& f, LinkId link, uint64_t bytes);
+    void take_share(Flow& f, LinkId link, uint64_t bytes);
+    void drop_shares(Flow& f);
+    void average_rate(Link& l, const Attempt& a);
 
     // attempts.cpp
     void post(uint32_t flow, const Choice& choice, Action& action);

@@ -70,6 +70,7 @@ void Core::end_flow(uint32_t slot) {
     if (f.queued) dequeue(slot);
     deadlines_.set(slot, kNever);
     if (f.unfinished() != 0) drop_backlog(peers_[f.peer], f.priority(), f.unfinished());
+    drop_shares(f);
     f.returned.clear();
     f.returned_bytes = 0;
     f.cursor = f.spec.bytes;

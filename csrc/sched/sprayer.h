@@ -41,6 +41,7 @@ struct LinkSpec {
     // the flow: 0 = memory bus, 1 = network. (Same-host TCP shares the memory bus with shm, so it is never an
     // extra rail.)
     uint8_t tier = 1;
+    uint8_t affinity = 1;  // 1 affine, 2 across the PCIe root, 3 across NUMA: for Policy::paper alone
     std::string name;
 };
 
@@ -131,7 +132,15 @@ struct Outline {
     std::vector<Posted> posted;
 };
 
+// How bytes are given to links. Anything but `water` is there to be compared with.
+enum class Policy : uint8_t {
+    water,  // late binding, water filling
+    robin,  // bound at submit, to each link in turn
+    paper,  // bound at submit, in proportion to 1 / (queue / average rate x weight of the tier)
+};
+
 struct Settings {
+    Policy policy = Policy::water;
     uint64_t slice_min = 64 << 10;
     uint64_t slice_max = 4 << 20;
     uint64_t initial_rate_Bps = 1'000'000'000;  // until a rail has shown its own

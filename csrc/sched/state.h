@@ -38,8 +38,9 @@ struct InFlight {
 struct Rail {
     std::string name;
     RateModel model;
-    InFlight load;      // of the links that count
-    uint64_t pipe = 0;  // the largest of its links'
+    uint64_t nominal = 0;  // what it was said to carry; 0: unknown
+    InFlight load;         // of the links that count
+    uint64_t pipe = 0;     // the largest of its links'
     uint64_t delivered = 0;
     uint32_t links = 0;   // that exist
     uint32_t locals = 0;  // of those, the ones that start here
@@ -88,10 +89,18 @@ struct Link {
     // Invariant 9.
     Counts posted, used, superseded, revoked, failed, outstanding;
     uint64_t reissued = 0;
+    // Policies that bind at submit.
+    uint64_t bound = 0, average = 0;  // bytes given to it and not posted; rate of its slices
+    Nanos last_done = 0;
 };
 
 struct Span {
     uint64_t begin = 0, end = 0;
+};
+
+struct Share {
+    LinkId link = kNoId;
+    uint64_t bytes = 0;
 };
 
 struct Flow {
@@ -106,7 +115,8 @@ struct Flow {
     std::vector<Span> returned;               // came back unsent, in stream order
     uint64_t returned_bytes = 0;
     uint64_t done = 0, in_flight = 0;
-    uint32_t first = kNoId;  // its attempts
+    std::vector<Share> shares;  // policies that bind at submit: what each link is to carry yet
+    uint32_t first = kNoId;     // its attempts
     uint32_t attempts = 0;
     Nanos last_served = 0;
 
@@ -148,6 +158,7 @@ struct Peer {
     PeerId id = 0;
     std::vector<LinkId> links;
     std::array<Queue, kPriorities> queues;
+    uint32_t robin = 0;     // Policy::robin: link that is next
     PerClass unfinished{};  // bytes of live flows, in flight or not
     // Refreshed when a link or a rate changed.
     uint64_t refreshed = 0;

@@ -17,6 +17,7 @@ RailId Core::add_rail(const RailSpec& spec) {
     Rail r;
     r.name = spec.name;
     bool known = spec.rate_Bps != 0;
+    r.nominal = spec.rate_Bps;
     r.model.start(known ? spec.rate_Bps : settings_.initial_rate_Bps, known);
     rails_.push_back(std::move(r));
     return static_cast<RailId>(rails_.size() - 1);

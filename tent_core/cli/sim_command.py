@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def add_parser(commands: Any) -> None:
     shrink.add_argument("file", type=Path, help="the scenario that fails")
     shrink.add_argument("--budget", type=int, default=400, help="runs at most (%(default)s)")
     shrink.set_defaults(run=_shrink)
+    paper = actions.add_parser(
+        "paper",
+        help="TENT's policy, the paper's and round robin, in the setting of TENT's paper",
+        description="Compare three ways of giving bytes to links: eight 200 Gbit/s rails a node, background traffic, "
+        "a rail that is degraded now and then, and one that dies silently once a second.",
+    )
+    paper.add_argument("--seconds", type=float, default=2.0, help="simulated, for each row (%(default)s)")
+    paper.add_argument("--seed", type=int, default=1, help="of background traffic and faults (%(default)s)")
+    paper.add_argument("--out", type=Path, metavar="FOLDER", help="write paper-setting.md and .svg there")
+    paper.add_argument("--json", action="store_true", help="machine-readable output")
+    paper.set_defaults(run=_paper)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -105,4 +117,28 @@ def _shrink(options: argparse.Namespace) -> int:
         tell=lambda line: print(f"still fails {line}", file=sys.stderr),
     )
     print(json.dumps(small, indent=2))
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    from tent_core.sim.paper import compare
+    from tent_core.sim.plot import page, svg
+
+    rows = []
+    for row in compare(options.seconds, options.seed):
+        rows.append(row)
+        if options.json:
+            print(json.dumps(dataclasses.asdict(row)))
+            continue
+        at = "  ".join(f"{v:9.0f}" for v in row.microseconds)
+        load = f"{row.size} x {row.concurrent}"
+        print(
+            f"{load:12} {row.policy:6} {row.gigabytes_per_second:7.1f} GB/s   P50..P99.9 us {at}", flush=True
+        )
+    if options.out is not None:
+        command = f"tent sim paper --seconds {options.seconds:g} --seed {options.seed} --out docs"
+        (options.out / "paper-setting.md").write_text(
+            page(rows, command, "paper-setting.svg"), encoding="utf-8"
+        )
+        (options.out / "paper-setting.svg").write_text(svg(rows), encoding="utf-8")
     return 0

@@ -100,6 +100,7 @@ void World::connect(uint32_t id) {
             spec.local = from.rails[i];
             spec.remote = remote;
             spec.latency = wire.latency;
+            spec.affinity = std::max(near.tier, far.tier);
             spec.name = near.name + "-" + far.name;
             wire.link = from.sprayer->add_link(spec, now_);
             for (auto& way : wire.lanes) way.fill(kNoId);
