@@ -22,6 +22,7 @@ from tent_core import _native
 from tent_core.config import Config, load_config
 from tent_core.errors import InvalidArgument, ReadOnlyBuffer, Unsupported, error_for_code
 from tent_core.names import generated_name
+from tent_core.recorder import Dumps
 from tent_core.segments import RemoteSegment, Segment, memory_of
 from tent_core.transfers import Indices, Intent, Transfer, TransferResult
 
@@ -86,6 +87,14 @@ class Peer:
     def links(self) -> list[dict[str, Any]]:
         return [row for row in self._engine.links() if row["peer"] == self.name]
 
+    def stats(self, timeout: float | None = None) -> dict[str, Any]:
+        """What :meth:`Engine.stats` says at the peer. Blocks up to ``timeout`` (5 s)."""
+        return _native.peer_stats(self._native, timeout)
+
+    def recording(self, reason: str, timeout: float | None = None) -> bytes:
+        """The peer's flight recording. Blocks up to ``timeout`` (5 s)."""
+        return _native.peer_recording(self._native, reason, timeout)
+
     def call(self, method: int, request: bytes, timeout: float | None = None) -> bytes:
         """Asks the peer's page store (its native handler answers). Blocks up to ``timeout`` (2 s)."""
         return bytes(self._native.call(method, request, timeout))
@@ -110,6 +119,7 @@ class Engine:
             log.setLevel(self.config.log.level.upper())
         _native.set_log_level(log.getEffectiveLevel() // 10 - 1)
         self._native = _native.NativeEngine(settings)
+        self._dumps = Dumps(self._native, self.name, self.config)
         self._segments: dict[int, Segment] = {}
         self._callbacks: dict[int, tuple[Transfer, list[Callable[[Transfer], None]]]] = {}
         self._lock = threading.Lock()
@@ -292,6 +302,20 @@ class Engine:
         """The native counters. Registered with :mod:`tent_core.metrics` by whoever owns the registry."""
         return dict(self._native.counters())
 
+    def stats(self) -> dict[str, Any]:
+        """Counters, and of every link what it is believed to do, what it did, and the four times of its last fault
+        (docs/observability.md). Times in nanoseconds of this host's monotonic clock."""
+        return _native.node_stats(self._native)
+
+    def recording(self, reason: str = "asked for") -> bytes:
+        """What the flight recorder holds: ``tent trace`` and ``tent recorder replay`` take it."""
+        return _native.node_recording(self._native, reason)
+
+    def dump_recorder(self, path: str | None = None, reason: str = "asked for") -> str:
+        """Writes it to a file: ``path``, or a new one in ``recorder.dir`` (or else the temporary folder). Returns its
+        path; raises OSError."""
+        return str(self._dumps.write(reason, path))
+
     # ---- end
 
     def close(self, timeout: float | None = None) -> None:
@@ -301,6 +325,7 @@ class Engine:
         _open_engines.discard(self)
         if self._notifier is not threading.current_thread() and self._notifier.is_alive():
             self._notifier.join(5)
+        self._dumps.close()
         for segment in list(self._segments.values()):
             segment._closed = True
             segment._keep = None
@@ -345,5 +370,6 @@ class Engine:
             going, finished = self._native.take_finished(0.5)
             for transfer_id in finished:
                 self._run_callbacks(transfer_id)
+            self._dumps.tick()
             for level, line in _native.take_log_lines():
                 log.log(_LEVELS[level], line)

@@ -53,7 +53,13 @@ struct EngineHandle {
     std::shared_ptr<engine::Engine> engine;
 };
 
+struct PeerHandle {
+    std::shared_ptr<engine::Engine> engine;
+    std::shared_ptr<engine::Peer> peer;
+};
+
 void bind_engine(py::module_& m);
+void bind_observe(py::module_& m);
 void bind_sim(py::module_& m);
 void bind_store(py::module_& m);
 void bind_pages(py::module_& m);

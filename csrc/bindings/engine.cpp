@@ -12,11 +12,6 @@ namespace {
 
 constexpr Nanos kSignalPause = 50 * kMillisecond;  // Ctrl-C is noticed this often
 
-struct PeerHandle {
-    std::shared_ptr<Engine> engine;
-    std::shared_ptr<Peer> peer;
-};
-
 struct TransferHandle {
     std::shared_ptr<Engine> engine;
     std::shared_ptr<Transfer> transfer;
@@ -53,6 +48,7 @@ engine::Settings settings_of(const py::dict& d) {
     s.inline_bytes = get<uint64_t>(d, "engine.inline_bytes", s.inline_bytes);
     s.slice_min = get<uint64_t>(d, "engine.slice_min", s.slice_min);
     s.slice_max = get<uint64_t>(d, "engine.slice_max", s.slice_max);
+    s.recorder_bytes = get<uint64_t>(d, "recorder.memory", s.recorder_bytes);
     s.tcp = get<bool>(d, "tcp.enabled", s.tcp);
     s.shm = get<bool>(d, "shm.enabled", s.shm);
     s.pull = get<bool>(d, "shm.pull", s.pull);

@@ -68,6 +68,7 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "The native engine of TENT. Use it through tent_core.";
     tent::bindings::bind_base(m);
     tent::bindings::bind_engine(m);
+    tent::bindings::bind_observe(m);
     tent::bindings::bind_sim(m);
     tent::bindings::bind_store(m);
     tent::bindings::bind_pages(m);

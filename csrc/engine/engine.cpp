@@ -45,7 +45,8 @@ Engine::Engine(const Settings& settings)
     : settings_(settings),
       host_(transport::host_identity(settings.host_identity)),
       born_(fork_generation()),
-      sprayer_(sched::Settings{.slice_min = settings.slice_min, .slice_max = settings.slice_max}),
+      sprayer_(sched::Settings{.slice_min = settings.slice_min, .slice_max = settings.slice_max},
+               settings.recorder_bytes),
       responders_(std::max<uint64_t>(settings.slice_min, 1 << 20)) {
     incarnation_ = random_id();
 }
@@ -346,7 +347,8 @@ bool Engine::take_finished(std::vector<TransferId>& ids, Nanos timeout) {
     ids.clear();
     std::unique_lock lock(news_mutex_);
     news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout),
-                      [this] { return !finished_.empty() || stop_; });
+                      [this] { return !finished_.empty() || news_ || stop_; });
+    news_ = false;
     ids.assign(finished_.begin(), finished_.end());
     finished_.clear();
     return !stop_;
@@ -374,23 +376,21 @@ std::vector<transport::Capabilities> Engine::capabilities() const {
     return all;
 }
 
-std::vector<LinkRow> Engine::links() {
+LinkRow Engine::link_row(const Peer& peer, const Peer::Link& link) const {
     static constexpr const char* kStates[] = {"down", "up", "suspect", "probation"};
+    LinkRow row;
+    row.peer = peer.descriptor().name;
+    row.transport = link.is_shm ? "shm" : "tcp";
+    row.name = link.name;
+    row.view = sprayer_.view(link.id);
+    row.state = kStates[static_cast<size_t>(row.view.state)];
+    return row;
+}
+
+std::vector<LinkRow> Engine::links() {
     std::vector<LinkRow> rows;
     std::lock_guard token(token_);
-    for (const auto& p : peers_) {
-        if (!p) continue;
-        for (const Peer::Link& l : p->links()) {
-            if (l.id == kNoId) continue;
-            LinkRow row;
-            row.peer = p->descriptor().name;
-            row.transport = l.is_shm ? "shm" : "tcp";
-            row.name = l.name;
-            row.view = sprayer_.view(l.id);
-            row.state = kStates[static_cast<size_t>(row.view.state)];
-            rows.push_back(std::move(row));
-        }
-    }
+    each_link([&](const Peer& p, const Peer::Link& l) { rows.push_back(link_row(p, l)); });
     return rows;
 }
 

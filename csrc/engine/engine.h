@@ -18,13 +18,14 @@
 #include "base/poller.h"
 #include "engine/descriptor.h"
 #include "engine/destinations.h"
+#include "engine/observe.h"
 #include "engine/owner_session.h"
 #include "engine/peer.h"
 #include "engine/registry.h"
 #include "engine/responders.h"
 #include "engine/settings.h"
 #include "engine/transfer.h"
-#include "sched/sprayer.h"
+#include "sched/recorder.h"
 #include "transport/interfaces.h"
 #include "transport/shm/copier.h"
 
@@ -98,6 +99,16 @@ class Engine final : public transport::Sink {
     bool take_notifications(std::vector<std::pair<std::string, Bytes>>& out, Nanos timeout);
     Counters counters();
     std::vector<LinkRow> links();
+    // observe.cpp. Of this node, and of a peer that answers for itself; these block up to `timeout`.
+    proto::NodeStats stats();
+    Bytes recording(const std::string& reason);
+    Result<proto::NodeStats> stats_of(Peer& peer, Nanos timeout);
+    Result<Bytes> recording_of(Peer& peer, const std::string& reason, Nanos timeout);
+    // What became of the links since the last call; false: nothing worth a recording.
+    bool take_fault(std::string& what);
+    // Work that observers asked for: take_finished() returns when there is some.
+    bool take_probe(ProbeJob& job);
+    void probe_done(uint64_t id, std::string report);
     // What the transports that are enabled state of themselves.
     std::vector<transport::Capabilities> capabilities() const;
     transport::shm::Copier& copier() { return *copier_; }
@@ -135,6 +146,10 @@ class Engine final : public transport::Sink {
     void wake_followers();  // what a waiting caller waits for may have come
     Lender* lender() { return lender_.get(); }
     bool deliver_notification(const std::string& peer, ByteView bytes);
+    Observers& observers() { return observers_; }
+    const sched::Recorder& recorder() const { return sprayer_.recorder(); }
+    proto::NodeStats stats_from(uint32_t first_link) const;
+    void tell_news();
 
     // transport::Sink
     void attempt_ended(AttemptId attempt, transport::End end, Status status, uint32_t piece) override;
@@ -144,6 +159,7 @@ class Engine final : public transport::Sink {
 
   private:
     static constexpr Nanos kBusyTick = 5 * kMillisecond;
+    static constexpr size_t kMostLinksOfPeer = 65536;
     class Door;  // accepts connections and sees them through the handshake
     explicit Engine(const Settings& settings);
     Status start();
@@ -182,6 +198,19 @@ class Engine final : public transport::Sink {
     void report_progress(Nanos now);
     Nanos next_wakeup(Nanos now);
 
+    // observe.cpp
+    void note_fault(LinkId link);
+    LinkRow link_row(const Peer& peer, const Peer::Link& link) const;
+    template <class F>
+    void each_link(F f) const {
+        for (const auto& p : peers_) {
+            if (!p) continue;
+            for (const Peer::Link& l : p->links()) {
+                if (l.id != kNoId) f(*p, l);
+            }
+        }
+    }
+
     // completion.cpp
     void finish(const std::shared_ptr<Transfer>& transfer, Status result, RangeState rest);
     void release(const std::shared_ptr<Transfer>& transfer);
@@ -203,7 +232,7 @@ class Engine final : public transport::Sink {
     std::unique_ptr<transport::InterfaceWatch> watch_;
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
-    sched::Sprayer sprayer_;
+    sched::RecordedSprayer sprayer_;
 
     std::vector<std::shared_ptr<Peer>> peers_;  // by index; a dead one stays until it is quiet
     std::map<uint32_t, std::shared_ptr<Peer>> live_peers_;
@@ -218,6 +247,8 @@ class Engine final : public transport::Sink {
     TransferId next_transfer_ = 1;
     Counters counters_;
     std::shared_ptr<Lender> lender_;
+    Observers observers_{*this};
+    Nanos started_at_ = monotonic_now();
 
     std::vector<proto::Piece> pieces_;  // scratch of post()
     std::vector<transport::LocalPiece> local_;
@@ -240,6 +271,7 @@ class Engine final : public transport::Sink {
     std::deque<TransferId> finished_;
     std::deque<std::pair<std::string, Bytes>> notifications_;
     bool news_ = false;
+    std::string fault_;
 };
 
 }  // namespace tent::engine

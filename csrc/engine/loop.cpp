@@ -82,6 +82,7 @@ void Engine::tick(Nanos now) {
         busy = busy || it->second->busy(now);
         if (it->second->over()) {
             if (lender_) lender_->writer_gone(it->second->writer());
+            observers_.session_over(it->first);
             it = sessions_.erase(it);
         } else {
             ++it;
@@ -110,6 +111,7 @@ void Engine::tick(Nanos now) {
                RangeState::failed);
         release(t);
     }
+    observers_.tick(now);
     next_tick_ = now + (busy ? kBusyTick : kIdleTick);
 }
 
@@ -202,6 +204,7 @@ void Engine::perform(const Action& a) {
         case Action::Kind::link_state: {
             Peer* p = a.link < link_peer_.size() ? link_peer_[a.link] : nullptr;
             if (p != nullptr) p->link_state(a.link, a.state);
+            if (a.state == sched::LinkState::down) note_fault(a.link);
             return;
         }
     }

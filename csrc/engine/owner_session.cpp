@@ -227,6 +227,9 @@ void OwnerSession::on_revoke(FrameStream& stream, const Header& h, ByteView body
 }
 
 Result<Bytes> OwnerSession::carry_out(uint64_t method, ByteView request) {
+    // Numbers from here on are the engine's own.
+    constexpr auto kEngines = static_cast<uint64_t>(proto::ObserveMethod::stats);
+    if (method >= kEngines) return engine_.observers().answer(id_, method, request, monotonic_now());
     Lender* lender = engine_.lender();
     if (lender == nullptr) return Status(Code::unsupported, "this node has no page store");
     return lender->call(writer_, static_cast<uint16_t>(std::min<uint64_t>(method, UINT16_MAX)), request);

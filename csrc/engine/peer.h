@@ -71,7 +71,7 @@ class Peer final : public transport::Session,
     const Descriptor& descriptor() const { return descriptor_; }
     const std::vector<proto::SegmentInfo>& segments() const { return segments_; }
     bool exposes(SegmentId segment) const;
-    std::vector<Link>& links() { return links_; }
+    const std::vector<Link>& links() const { return links_; }
     transport::shm::ShmChannel* shm() { return shm_.get(); }
     bool quiet() const;
 

@@ -24,6 +24,7 @@ __all__ = [
     "NativeValue",
     "NodeConfig",
     "RailsConfig",
+    "RecorderConfig",
     "Setting",
     "ShmConfig",
     "StoreConfig",
@@ -216,6 +217,25 @@ class LogConfig:
     )
 
 
+@dataclass(frozen=True)
+class RecorderConfig:
+    memory: int = size(
+        "4MiB",
+        "Memory of the flight recorder; what is older is written over. 0: none.",
+        low="0",
+        high=1 << 30,
+    )
+    dir: str = text("", "Folder that a recording goes to when a link goes down; empty: none is written then.")
+    interval_s: int = integer(60, "s", "At most one recording of a fault is written in so long.", high=86_400)
+    keep: int = integer(
+        16, "", "So many recordings are kept in recorder.dir, the newest.", low=1, high=10_000
+    )
+    signal: bool = flag(
+        False,
+        "Write a recording on SIGUSR2 (to recorder.dir, else to the temporary folder), where nobody handles it yet.",
+    )
+
+
 class Effective(NamedTuple):
     """One row of the effective configuration, fit to print: secrets and passwords are replaced."""
 
@@ -239,6 +259,7 @@ class Config:
     tcp: TcpConfig = field(default_factory=TcpConfig)
     shm: ShmConfig = field(default_factory=ShmConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, key: str) -> Any:
@@ -282,6 +303,7 @@ SECTIONS: dict[str, type] = {
     "tcp": TcpConfig,
     "shm": ShmConfig,
     "log": LogConfig,
+    "recorder": RecorderConfig,
 }
 
 
