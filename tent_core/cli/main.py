@@ -1,4 +1,4 @@
-"""``tent``: demo, doctor, config, bench, testbed, sim.
+"""``tent``: demo, doctor, config, bench, testbed, sim, top, trace, recorder.
 
 A user's mistake ends with one line on standard error and exit status 2, never with a traceback; so does a fault of
 the world (no directory, no memory), with status 1. ``TENT_DEMO_TRACEBACK=1`` shows where an error came from.
@@ -18,14 +18,27 @@ from tent_core.cli import (
     config_command,
     demo_command,
     doctor_command,
+    recorder_command,
     sim_command,
     testbed_command,
+    top_command,
+    trace_command,
 )
 from tent_core.errors import InvalidArgument, TentError
 
 __all__ = ["main", "version"]
 
-_COMMANDS = (demo_command, doctor_command, config_command, bench_command, testbed_command, sim_command)
+_COMMANDS = (
+    demo_command,
+    doctor_command,
+    config_command,
+    bench_command,
+    testbed_command,
+    sim_command,
+    top_command,
+    trace_command,
+    recorder_command,
+)
 
 
 def version() -> str:
