@@ -47,13 +47,13 @@ class Dumps:
     def __init__(self, native: Any, name: str, config: Config) -> None:
         self._native = native
         self._name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:100]
-        self._config = config.recorder
+        self._config = config
         self._next_fault = 0.0
         self._due: tuple[float, str] | None = None
         self._asked = ""  # by a signal; set in its handler
         self._writer: threading.Thread | None = None
         _live.add(self)
-        if self._config.signal:
+        if self._config.recorder.signal:
             _handle_signal()
 
     def ask(self, reason: str) -> None:
@@ -62,8 +62,8 @@ class Dumps:
     def tick(self) -> None:
         fault = _native.take_fault(self._native)
         now = time.monotonic()
-        if fault and self._config.dir and self._due is None and now >= self._next_fault:
-            self._next_fault = now + self._config.interval_s
+        if fault and self._config.recorder.dir and self._due is None and now >= self._next_fault:
+            self._next_fault = now + self._config.recorder.interval_s
             self._due = (now + _AFTERMATH_S, fault)
         if self._asked:
             reason, self._asked = self._asked, ""
@@ -78,8 +78,8 @@ class Dumps:
         if path is not None:
             write_recording(Path(path), recording)
             return Path(path)
-        folder = Path(self._config.dir or tempfile.gettempdir())
-        if self._config.dir:
+        folder = Path(self._config.recorder.dir or tempfile.gettempdir())
+        if self._config.recorder.dir:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         target = folder / f"tent-{self._name}-{stamp}-{time.monotonic_ns() % 10**9:09d}{SUFFIX}"
@@ -114,7 +114,7 @@ class Dumps:
 
     def _prune(self, folder: Path) -> None:
         mine = sorted(folder.glob(f"tent-{self._name}-*{SUFFIX}"))
-        for old in mine[: -self._config.keep]:
+        for old in mine[: -self._config.recorder.keep]:
             old.unlink(missing_ok=True)
 
 
