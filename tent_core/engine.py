@@ -22,6 +22,7 @@ from tent_core import _native
 from tent_core.config import Config, load_config
 from tent_core.errors import InvalidArgument, ReadOnlyBuffer, Unsupported, error_for_code
 from tent_core.names import generated_name
+from tent_core.probing import Prober
 from tent_core.recorder import Dumps
 from tent_core.segments import RemoteSegment, Segment, memory_of
 from tent_core.transfers import Indices, Intent, Transfer, TransferResult
@@ -120,6 +121,7 @@ class Engine:
         _native.set_log_level(log.getEffectiveLevel() // 10 - 1)
         self._native = _native.NativeEngine(settings)
         self._dumps = Dumps(self._native, self.name, self.config)
+        self._prober = Prober(self._native, self.config)
         self._segments: dict[int, Segment] = {}
         self._callbacks: dict[int, tuple[Transfer, list[Callable[[Transfer], None]]]] = {}
         self._lock = threading.Lock()
@@ -326,6 +328,7 @@ class Engine:
         if self._notifier is not threading.current_thread() and self._notifier.is_alive():
             self._notifier.join(5)
         self._dumps.close()
+        self._prober.close()
         for segment in list(self._segments.values()):
             segment._closed = True
             segment._keep = None
@@ -371,5 +374,6 @@ class Engine:
             for transfer_id in finished:
                 self._run_callbacks(transfer_id)
             self._dumps.tick()
+            self._prober.tick()
             for level, line in _native.take_log_lines():
                 log.log(_LEVELS[level], line)

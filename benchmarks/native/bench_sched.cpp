@@ -3,10 +3,11 @@
 // count.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <vector>
 
-#include "sched/sprayer.h"
+#include "sched/recorder.h"
 
 namespace {
 uint64_t allocations = 0;
@@ -46,10 +47,10 @@ struct Row {
 
 // Runs about `slices` slices of flows that are replaced as they end; time in the sprayer's world advances by
 // what each slice would take.
-void measure(const Row& row, uint64_t slices, bool last) {
+void measure(const Row& row, uint64_t slices, size_t recorder, bool last) {
     Settings settings;
     settings.slice_max = 64 << 10;  // many slices, whatever the flow's size
-    Sprayer s(settings);
+    RecordedSprayer s(settings, recorder);
     std::vector<RailId> local;
     for (uint32_t i = 0; i < row.rails; ++i) local.push_back(s.add_rail({"local", 2'000'000'000}));
     Nanos now = kSecond;
@@ -112,7 +113,14 @@ void measure(const Row& row, uint64_t slices, bool last) {
 
 }  // namespace
 
+// tent_bench_sched [--recorder] [SLICES]: with the flight recorder on, as in an engine, or without.
 int main(int argc, char** argv) {
+    size_t recorder = 0;
+    if (argc > 1 && std::strcmp(argv[1], "--recorder") == 0) {
+        recorder = 4 << 20;
+        --argc;
+        ++argv;
+    }
     uint64_t slices = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1'000'000;
     const Row rows[] = {
         {"one rail, large flows", 1, 1, false, 256 << 20, 4},
@@ -123,6 +131,7 @@ int main(int argc, char** argv) {
         {"four rails, 64 peers, 1 MiB flows", 4, 64, false, 1 << 20, 512},
     };
     std::printf("{\n");
-    for (const Row& row : rows) measure(row, slices < 20 ? 20 : slices, &row == &rows[std::size(rows) - 1]);
+    for (const Row& row : rows)
+        measure(row, slices < 20 ? 20 : slices, recorder, &row == &rows[std::size(rows) - 1]);
     std::printf("}\n");
 }

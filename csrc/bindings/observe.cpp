@@ -192,9 +192,63 @@ py::dict read_recording(const py::bytes& recording) {
     return d;
 }
 
+// One question to a peer; its answer, decoded.
+template <class Reply, class Request>
+Reply ask(const PeerHandle& p, proto::ObserveMethod method, const Request& request) {
+    Bytes body;
+    proto::encode(request, body);
+    Result<Bytes> r{Code::internal, ""};
+    {
+        py::gil_scoped_release nogil;
+        r = p.engine->call(*p.peer, static_cast<uint16_t>(method), body, kPatience);
+    }
+    check(r.status());
+    Reply reply;
+    Code code = proto::decode(*r, reply);
+    if (code != Code::ok)
+        raise({code, "node '" + p.peer->descriptor().name + "' answered in a way that is not understood"});
+    return reply;
+}
+
+py::bytes only_rail(const py::bytes& blob, size_t index) {
+    Result<engine::Descriptor> d = engine::decode_descriptor(view(blob));
+    check(d.status());
+    if (index >= d->rails.size()) raise({Code::invalid_argument, "the node has no such rail"});
+    d->rails = {d->rails[index]};
+    d->unix_name.clear();
+    return to_bytes(engine::encode(*d));
+}
+
+void bind_probes(py::module_& m) {
+    using proto::ObserveMethod;
+    m.def("only_rail", &only_rail, py::arg("descriptor"), py::arg("rail"));
+    m.def("take_probe", [](const EngineHandle& h) -> py::object {
+        engine::ProbeJob job;
+        if (!h.engine->take_probe(job)) return py::none();
+        return py::make_tuple(job.id, to_bytes(job.descriptor), job.milliseconds);
+    });
+    m.def("probe_done", [](const EngineHandle& h, uint64_t ticket, const std::string& report) {
+        h.engine->probe_done(ticket, report);
+    });
+    m.def("peer_probe_memory", [](const PeerHandle& p) {
+        return ask<proto::ProbeTicket>(p, ObserveMethod::probe_memory, proto::ProbeMemory{}).id;
+    });
+    m.def("peer_probe", [](const PeerHandle& p, const py::bytes& descriptor, uint32_t milliseconds) {
+        ByteView v = view(descriptor);
+        proto::ProbeRequest request{Bytes(v.begin(), v.end()), milliseconds};
+        return ask<proto::ProbeTicket>(p, ObserveMethod::probe, request).id;
+    });
+    m.def("peer_probe_result", [](const PeerHandle& p, uint64_t ticket) -> py::object {
+        auto r = ask<proto::ProbeReport>(p, ObserveMethod::probe_result, proto::ProbeTicket{ticket});
+        if (!r.finished) return py::none();
+        return to_bytes(as_bytes(r.text));
+    });
+}
+
 }  // namespace
 
 void bind_observe(py::module_& m) {
+    bind_probes(m);
     m.def("replay_recording", &replay_dict, py::arg("recording"));
     m.def("read_recording", &read_recording, py::arg("recording"));
     m.def("node_stats", [](const EngineHandle& h) {

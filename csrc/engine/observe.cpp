@@ -60,6 +60,28 @@ proto::ObservedLink observed(const LinkRow& row) {
     return l;
 }
 
+constexpr uint64_t kProbeBytes = 1 << 20;
+constexpr const char* kProbeSegment = "tent-probe";
+
+// What others read to try the rails towards this node: zeros, and as much as one frame carries well.
+Result<Bytes> probe_memory(Registry& registry, ByteView request) {
+    proto::ProbeMemory asked;
+    if (Code c = proto::decode(request, asked); c != Code::ok) return refusal(c);
+    proto::ProbeTicket ticket;
+    for (const auto& [id, segment] : registry.all()) {
+        if (segment->name == kProbeSegment && !segment->revoked) ticket.id = id;
+    }
+    if (ticket.id == 0) {
+        Result<std::shared_ptr<Segment>> made =
+            registry.allocate(kProbeBytes, 0, kProbeSegment, Rights::read);
+        if (!made.ok()) return made.status();
+        ticket.id = (*made)->id;
+    }
+    Bytes out;
+    proto::encode(ticket, out);
+    return out;
+}
+
 }  // namespace
 
 // ---- the owner's side
@@ -74,6 +96,8 @@ Result<Bytes> Observers::answer(uint64_t session, uint64_t method, ByteView requ
             return probe(request, now);
         case ObserveMethod::probe_result:
             return probe_result(request, now);
+        case ObserveMethod::probe_memory:
+            return probe_memory(engine_.registry(), request);
     }
     return {Code::unsupported, "this node knows no method " + std::to_string(method)};
 }

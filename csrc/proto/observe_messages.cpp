@@ -203,6 +203,17 @@ Code decode(ByteView body, ProbeTicket& m) {
     return end(r);
 }
 
+void encode(const ProbeMemory&, Bytes& out) {
+    Writer w(out);
+    begin(w);
+}
+
+Code decode(ByteView body, ProbeMemory&) {
+    Reader r(body);
+    if (Code c = check_version(r); c != Code::ok) return c;
+    return end(r);
+}
+
 void encode(const ProbeReport& m, Bytes& out) {
     Writer w(out);
     begin(w);

@@ -6,6 +6,7 @@
 //   recording    RecordingRequest   RecordingPart: so many bytes of a segment from `offset` on
 //   probe        ProbeRequest       ProbeTicket: the node tries its rails towards another node, by and by
 //   probe_result ProbeTicket        ProbeReport
+//   probe_memory nothing            ProbeTicket: the segment that probes read from, made when first asked for
 //
 // A node that knows none of these answers `unsupported`, as to any method it does not know. Every message
 // starts with u16 kObserveVersion; another version is refused by name. All else that does not fit exactly is
@@ -30,7 +31,13 @@ constexpr uint64_t kMaxSegmentBytes = 128 << 20;  // of a recording
 constexpr size_t kMaxProbeText = 192 << 10;
 
 // Numbers from 64 on are the engine's; those below are the store's (store_messages.h).
-enum class ObserveMethod : uint16_t { stats = 64, recording = 65, probe = 66, probe_result = 67 };
+enum class ObserveMethod : uint16_t {
+    stats = 64,
+    recording = 65,
+    probe = 66,
+    probe_result = 67,
+    probe_memory = 68
+};
 
 struct StatsRequest {
     uint32_t first = 0;  // link
@@ -87,6 +94,8 @@ struct ProbeTicket {
     uint64_t id = 0;
 };
 
+struct ProbeMemory {};
+
 struct ProbeReport {
     bool finished = false;
     std::string text;  // JSON, once it is finished; hostile
@@ -99,6 +108,7 @@ void encode(const RecordingPart& m, Bytes& out);
 void encode(const ProbeRequest& m, Bytes& out);
 void encode(const ProbeTicket& m, Bytes& out);
 void encode(const ProbeReport& m, Bytes& out);
+void encode(const ProbeMemory& m, Bytes& out);
 
 // ok, version_mismatch or protocol.
 Code decode(ByteView body, StatsRequest& m);
@@ -108,5 +118,6 @@ Code decode(ByteView body, RecordingPart& m);
 Code decode(ByteView body, ProbeRequest& m);
 Code decode(ByteView body, ProbeTicket& m);
 Code decode(ByteView body, ProbeReport& m);
+Code decode(ByteView body, ProbeMemory& m);
 
 }  // namespace tent::proto

@@ -1,7 +1,7 @@
 // The always-on flight recorder: everything that the sprayer is told and everything it decides goes into a
 // ring of segments in memory. Each segment begins with a checkpoint of the sprayer, so that the oldest one
-// still there can be replayed from its start. One writer: whoever holds the loop token. Nothing is allocated
-// while it runs, but for a segment that a snapshot still holds when its turn comes.
+// still there can be replayed from its start. One writer: whoever holds the loop token. No event
+// allocates; a segment's head does, and a segment whose place in the ring a snapshot still holds.
 #pragma once
 
 #include <memory>

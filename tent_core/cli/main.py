@@ -1,4 +1,4 @@
-"""``tent``: demo, doctor, config, bench, testbed, sim, top, trace, recorder.
+"""``tent``: demo, doctor, config, bench, testbed, sim, top, trace, recorder, net.
 
 A user's mistake ends with one line on standard error and exit status 2, never with a traceback; so does a fault of
 the world (no directory, no memory), with status 1. ``TENT_DEMO_TRACEBACK=1`` shows where an error came from.
@@ -18,6 +18,7 @@ from tent_core.cli import (
     config_command,
     demo_command,
     doctor_command,
+    net_command,
     recorder_command,
     sim_command,
     testbed_command,
@@ -38,6 +39,7 @@ _COMMANDS = (
     top_command,
     trace_command,
     recorder_command,
+    net_command,
 )
 
 

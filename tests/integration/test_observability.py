@@ -208,7 +208,7 @@ def test_a_node_is_observed_over_its_session(tmp_path: Path, tent: Tent) -> None
         assert [link["bytes_used"] for link in own["links"]] == [link["bytes_used"] for link in seen["links"]]
         assert seen["counters"]["completed"] == 2
         with pytest.raises(Unsupported):
-            peer.call(68, b"")
+            peer.call(99, b"")
         with pytest.raises(ProtocolError):
             peer.call(64, b"\1\0nonsense")
 

@@ -155,6 +155,7 @@ def observe_messages() -> dict[str, bytes]:
         + bytes([1, 2, 3]),
         "probe_request": version + struct.pack("<I", 250) + bytes([5, 6]),
         "probe_ticket": version + struct.pack("<Q", 12),
+        "probe_memory": version,
         "probe_report": version + bytes([1]) + b"{}",
     }
 

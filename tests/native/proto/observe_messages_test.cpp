@@ -94,6 +94,7 @@ TEST_CASE("every observer's message has golden bytes") {
     CHECK(check_message("recording_part", part, false).bytes == Bytes{1, 2, 3});
     CHECK(check_message("probe_request", ProbeRequest{{5, 6}, 250}, false).milliseconds == 250);
     check_message("probe_ticket", ProbeTicket{12}, true);
+    check_message("probe_memory", ProbeMemory{}, true);
     CHECK(check_message("probe_report", ProbeReport{true, "{}"}, false).text == "{}");
 }
 
