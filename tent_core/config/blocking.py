@@ -71,6 +71,20 @@ BLOCKING: tuple[Blocking, ...] = (
         "Busy: the segment stays registered",
     ),
     Blocking(
+        "tent_core.Peer.stats",
+        "the peer's answer (5 s where no timeout is given)",
+        "timeout",
+        (),
+        "DeadlineExceeded",
+    ),
+    Blocking(
+        "tent_core.Peer.recording",
+        "the peer's recording, in parts (5 s where no timeout is given)",
+        "timeout",
+        (),
+        "DeadlineExceeded",
+    ),
+    Blocking(
         "tent_core.Engine.close",
         "threads to end and peers' attempts to be fenced",
         "timeout",

