@@ -1,4 +1,5 @@
 // Views for metrics, and the sums that must agree at any moment (invariant 9).
+#include "sched/checkpoint.h"
 #include "sched/core.h"
 
 namespace tent::sched {
@@ -30,6 +31,18 @@ AttemptView Core::attempt(AttemptId id) const {
     if (slot == kNoId) return {};
     const Attempt& a = attempt_pool_[slot];
     return {flow_pool_[a.flow].id, a.link, a.begin, a.end, a.posted_at, a.predicted, a.revoking};
+}
+
+void Checkpoint::outline(const Core& core, Outline& out) {
+    for (const Rail& r : core.rails_) out.rails.push_back({r.name, r.model.measured()});
+    for (LinkId id = 0; id < core.links_.size(); ++id) {
+        const Link& l = core.links_[id];
+        out.links.push_back({id, l.spec, l.state});
+        for (uint32_t i = l.first; i != kNoId; i = core.attempt_pool_[i].link_next) {
+            AttemptId attempt = core.attempt_pool_[i].id;
+            out.posted.push_back({attempt, core.attempt(attempt)});
+        }
+    }
 }
 
 bool Core::balanced() const {

@@ -102,7 +102,8 @@ void visit_span(A& a, Span& x) {
 
 template <class A>
 void visit_settings(A& a, Settings& x) {
-    auto& [slice_min, slice_max, initial_rate, suspect_floor, probe_interval, window] = x;
+    auto& [policy, slice_min, slice_max, initial_rate, suspect_floor, probe_interval, window] = x;
+    a.u(policy);
     a.u(slice_min);
     a.u(slice_max);
     a.u(initial_rate);
@@ -113,13 +114,14 @@ void visit_settings(A& a, Settings& x) {
 
 template <class A>
 void visit_link_spec(A& a, LinkSpec& x) {
-    auto& [peer, local, remote, latency, max_attempts, tier, name] = x;
+    auto& [peer, local, remote, latency, max_attempts, tier, affinity, name] = x;
     a.u(peer);
     a.u(local);
     a.u(remote);
     a.t(latency);
     a.u(max_attempts);
     a.u(tier);
+    a.u(affinity);
     a.s(name);
 }
 
@@ -142,7 +144,7 @@ void visit_flow_spec(A& a, FlowSpec& x) {
 template <class A>
 void visit_flow(A& a, Flow& x) {
     auto& [id, spec, peer, order, ending, queued, previous, next, cursor, returned, returned_bytes, done,
-           in_flight, first, attempts, last_served] = x;
+           in_flight, shares, first, attempts, last_served] = x;
     a.u(id);
     visit_flow_spec(a, spec);
     a.u(peer);
@@ -157,6 +159,12 @@ void visit_flow(A& a, Flow& x) {
     a.u(returned_bytes);
     a.u(done);
     a.u(in_flight);
+    a.size(shares);
+    for (Share& s : shares) {
+        auto& [link, bytes] = s;
+        a.u(link);
+        a.u(bytes);
+    }
     a.u(first);
     a.u(attempts);
     a.t(last_served);
@@ -266,10 +274,11 @@ void Checkpoint::latency_model(A& a, T& model) {
 
 template <class A, class T>
 void Checkpoint::rail(A& a, T& x) {
-    auto& [name, model, load, pipe, delivered, links, locals, last_delivery, sampled_link, several, unfilled,
-           in_groups] = x;
+    auto& [name, model, nominal, load, pipe, delivered, links, locals, last_delivery, sampled_link, several,
+           unfilled, in_groups] = x;
     a.s(name);
     rate_model(a, model);
+    a.u(nominal);
     visit_in_flight(a, load);
     a.u(pipe);
     a.u(delivered);
@@ -287,7 +296,7 @@ void Checkpoint::link(A& a, T& x) {
     auto& [spec, peer, state, removed, counted, load, first, last, path, path_rate, path_lows, local_mark,
            remote_mark, marked_at, rate, pipe, pace, latency, ramp, quiet_since, quiet_lag, jitter,
            suspect_since, down_since, probation_since, next_probe, probe_gap, shows_progress, condemned,
-           posted, used, superseded, revoked, failed, outstanding, reissued] = x;
+           posted, used, superseded, revoked, failed, outstanding, reissued, bound, average, last_done] = x;
     visit_link_spec(a, spec);
     a.u(peer);
     a.u(state);
@@ -314,6 +323,9 @@ void Checkpoint::link(A& a, T& x) {
     a.u(condemned);
     for (Counts* c : {&posted, &used, &superseded, &revoked, &failed, &outstanding}) visit_counts(a, *c);
     a.u(reissued);
+    a.u(bound);
+    a.u(average);
+    a.t(last_done);
     if constexpr (A::loads) {
         if (state > LinkState::probation || spec.latency < 0 || jitter < 0 || probe_gap < 0) a.in.fail();
     }
@@ -321,7 +333,7 @@ void Checkpoint::link(A& a, T& x) {
 
 template <class A, class T>
 void Checkpoint::peer(A& a, T& x) {
-    auto& [id, links, queues, unfinished, refreshed, usable, capacities, group] = x;
+    auto& [id, links, queues, robin, unfinished, refreshed, usable, capacities, group] = x;
     a.u(id);
     numbers(a, links);
     for (Queue& q : queues) {
@@ -330,6 +342,7 @@ void Checkpoint::peer(A& a, T& x) {
         a.u(last);
         a.u(unbound);
     }
+    a.u(robin);
     fixed(a, unfinished);
     a.u(refreshed);
     numbers(a, usable);
@@ -338,11 +351,9 @@ void Checkpoint::peer(A& a, T& x) {
         auto& [tier, rate, pace, latency] = c;
         a.u(tier);
         a.u(rate);
-        if constexpr (A::loads) {
-            pace = Pace(rate);
-        }
         a.t(latency);
         if constexpr (A::loads) {
+            pace = Pace(rate);
             if (latency < 0) a.in.fail();
         }
     }
@@ -483,18 +494,6 @@ void Checkpoint::rebuild(Core& core) {
     for (uint32_t slot : core.attempt_pool_.free_) free[slot] = true;
     for (uint32_t i = 0; i < free.size(); ++i) {
         if (!free[i]) core.attempt_slots_.insert(core.attempt_pool_[i].id, i);
-    }
-}
-
-void Checkpoint::outline(const Core& core, Outline& out) {
-    for (const Rail& r : core.rails_) out.rails.push_back({r.name, r.model.measured()});
-    for (LinkId id = 0; id < core.links_.size(); ++id) {
-        const Link& l = core.links_[id];
-        out.links.push_back({id, l.spec, l.state});
-        for (uint32_t i = l.first; i != kNoId; i = core.attempt_pool_[i].link_next) {
-            AttemptId attempt = core.attempt_pool_[i].id;
-            out.posted.push_back({attempt, core.attempt(attempt)});
-        }
     }
 }
 

@@ -36,6 +36,8 @@ bool walk(uint32_t first, uint32_t* last, size_t& count, Next next, Previous pre
 
 bool Checkpoint::sound(const Core& core) {
     const Settings& s = core.settings_;
+    // Engines run this policy alone; the others trust what they are told.
+    if (s.policy != Policy::water) return false;
     if (s.slice_min == 0 || s.slice_max < s.slice_min || s.window_slices == 0 || s.initial_rate_Bps == 0)
         return false;
     for (Nanos t : {s.suspect_floor, s.probe_interval}) {
@@ -84,6 +86,7 @@ bool Checkpoint::sound_flows(const Core& core) {
         seen += count;
         if (f.peer >= core.peers_.size() || core.peers_[f.peer].id != f.spec.peer) return false;
         if (f.spec.priority > Priority::bulk || (f.ending && (f.queued || timed))) return false;
+        if (!f.shares.empty()) return false;  // of the other policies
         uint64_t at = 0, returned = 0;
         for (const Span& span : f.returned) {
             if (span.begin < at || span.end <= span.begin) return false;

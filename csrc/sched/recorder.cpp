@@ -137,7 +137,8 @@ RailId RecordedSprayer::add_rail(const RailSpec& spec) {
 LinkId RecordedSprayer::add_link(const LinkSpec& spec, Nanos now) {
     now_ = now;
     recorder_.room(sprayer_, now, room_for(spec.name));
-    auto& [peer, local, remote, latency, max_attempts, tier, name] = spec;
+    auto& [peer, local, remote, latency, max_attempts, tier, affinity, name] = spec;
+    (void)affinity;  // of a policy that no engine runs
     recorder_.put(EventKind::add_link, now, peer, local, remote, zigzag(latency), max_attempts, tier);
     recorder_.text(name);
     return sprayer_.add_link(spec, now);

@@ -83,7 +83,8 @@ SegmentReader::SegmentReader(ByteView bytes) : in_(bytes) {
 }
 
 void SegmentReader::read_link_spec(LinkSpec& spec) {
-    auto& [peer, local, remote, latency, max_attempts, tier, name] = spec;
+    auto& [peer, local, remote, latency, max_attempts, tier, affinity, name] = spec;
+    affinity = LinkSpec{}.affinity;  // of a policy that no engine runs: not recorded
     peer = static_cast<PeerId>(in_.below(uint64_t{1} << 32));
     local = static_cast<RailId>(in_.below(uint64_t{1} << 32));
     remote = static_cast<RailId>(in_.below(uint64_t{1} << 32));
