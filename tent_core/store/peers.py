@@ -32,6 +32,7 @@ class Peers:
         self._peers: dict[Key, Peer] = {}
         self._failed: dict[Key, tuple[float, PageStatus]] = {}
         self._locks: dict[Key, threading.Lock] = {}
+        self._descriptors: dict[Key, bytes] = {}  # of the live ones, as they were seen last
 
     def get(self, name: str, incarnation: bytes, timeout: float) -> Peer | PageStatus:
         """A live session with exactly this incarnation, or why there is none. Blocks up to ``timeout``."""
@@ -80,7 +81,22 @@ class Peers:
         with self._lock:
             for key in [key for key, peer in self._peers.items() if not peer.alive]:
                 del self._peers[key]
+                self._descriptors.pop(key, None)
             return dict(self._peers)
+
+    def learn_rails(self) -> None:
+        """Live peers get links over rails that they have announced since. Raises DirectoryUnavailable."""
+        for key in self.connected():
+            found = self._directory.get_node(key[0])
+            if found is None or not _native.same_incarnation(found[0], key[1]):
+                continue
+            if found[1] == self._descriptors.get(key):
+                continue
+            try:
+                self._engine.connect(found[1], self._timeout)  # the session stays the same one
+            except TentError:
+                continue  # it has just died: whoever wants it next hears why
+            self._descriptors[key] = found[1]
 
     def _failure(self, key: Key) -> PageStatus | None:
         failure = self._failed.get(key)
@@ -111,6 +127,7 @@ class Peers:
             return self._fail(key, PageStatus.STALE_INCARNATION)
         with self._lock:
             self._peers[key] = peer
+            self._descriptors[key] = found[1]
             self._failed.pop(key, None)
         return peer
 

@@ -101,6 +101,7 @@ class Upkeep:
             self._name_taken = True
             return
         self._name_taken = False
+        context.peers.learn_rails()
         if context.native is not None and (returned or known is None):
             log.info("the directory is back: pages are published again")
             context.metrics.counter("store.republished").inc(context.native.stats()["pages"])
