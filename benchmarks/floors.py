@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from tent_core.config.environment import cache_home, for_developers
 from tent_core.errors import Unsupported
 
 __all__ = ["Coprocess", "Floors", "NativeCaller"]
@@ -27,7 +28,7 @@ _Self = TypeVar("_Self", bound="Coprocess")
 def _built(name: str) -> Path | None:
     """A program of the CMake build, or None without one."""
     folders = [
-        os.environ.get("TENT_BENCH_NATIVE", ""),
+        for_developers("TENT_BENCH_NATIVE"),
         str(_FOLDER.parent / "build" / "ci" / "bench" / "bench"),
     ]
     for folder in folders:
@@ -39,7 +40,7 @@ def _built(name: str) -> Path | None:
 
 def _compiled_floors() -> Path:
     key = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tent" / "bench"
+    cache = cache_home() / "tent" / "bench"
     program = cache / f"floors-{key}"
     if not program.exists():
         compiler = shutil.which("g++")

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tent_core.config.environment import cache_home
 from tent_core.errors import DeadlineExceeded, Internal
 
 __all__ = ["ServerProcess", "free_port", "generated_model", "models_folder", "same_logprobs"]
@@ -169,7 +170,7 @@ def free_port() -> int:
 
 def models_folder() -> Path:
     """Where generated models are kept from run to run."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tent-models"
+    return cache_home() / "tent-models"
 
 
 def generated_model(python: str, size: str, progress: Callable[[str], None] | None = None) -> Path:

@@ -25,6 +25,7 @@ from tent_core.cli import (
     top_command,
     trace_command,
 )
+from tent_core.config.environment import for_developers
 from tent_core.errors import InvalidArgument, TentError
 
 __all__ = ["main", "version"]
@@ -81,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except ImportError as error:
         # A native engine that was built for another Python, or is not there; anything else is a fault of ours.
-        if os.environ.get("TENT_DEMO_TRACEBACK") or "_native" not in str(error):
+        if for_developers("TENT_DEMO_TRACEBACK") or "_native" not in str(error):
             raise
         print(f"tent: the native engine does not load: {error}\n'tent doctor' says more", file=sys.stderr)
         return 1
     except TentError as error:
-        if os.environ.get("TENT_DEMO_TRACEBACK"):
+        if for_developers("TENT_DEMO_TRACEBACK"):
             raise
         print(f"tent: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument) else 1

@@ -13,6 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from tent_core.config.environment import state_home
 from tent_core.config.schema import Config, NativeValue, settings
 from tent_core.config.values import parse_rates
 from tent_core.errors import ConfigError
@@ -29,8 +30,7 @@ def has_configured_secret(config: Config) -> bool:
 
 def user_key_path() -> Path:
     """Where the user's own key lies: ``$XDG_STATE_HOME/tent/key``, or ``~/.local/state/tent/key``."""
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return Path(base) / "tent" / "key"
+    return state_home() / "tent" / "key"
 
 
 def resolve_secret(config: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from tent_core.config.environment import runtime_home
 from tent_core.errors import ConfigError
 
 __all__ = ["SOCKET", "check_folder", "choose_folder"]
@@ -18,7 +19,7 @@ def choose_folder(setting: str) -> str:
     if setting:
         folder = os.path.abspath(setting)
     else:
-        runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        runtime = runtime_home()
         usable = os.path.isabs(runtime) and _complaint(runtime) is None
         folder = os.path.join(runtime, "tent") if usable else f"/tmp/tent-{os.geteuid()}"
     if len(os.fsencode(os.path.join(folder, SOCKET))) > _MAX_SOCKET_PATH:
