@@ -28,8 +28,10 @@ case $engine in
 esac
 
 mkdir -p "$build/results" "$build/cwd"
+wanted=(fast)
+[ $fast = yes ] || wanted=("demo-$engine")
+install_packages "${wanted[@]}" || exit 1
 echo "building TENT (once for this checkout; about a minute on two cores) ..."
-install_packages "demo-$engine" || exit 1
 make_wheel || exit 1
 if [ $fast = yes ]; then
     make_test_env && install_wheel "$build/venv" || exit 1
