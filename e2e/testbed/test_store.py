@@ -69,7 +69,7 @@ MakeNode = Callable[..., Node]
 def directory() -> Any:
     made = Server()
     yield made
-    made.stop()
+    made.close()
 
 
 @pytest.fixture
