@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "engine/engine.h"
 #include "engine/hold.h"
+#include "transport/transport.h"
 
 namespace tent::bindings {
 
@@ -57,6 +58,10 @@ struct PeerHandle {
     std::shared_ptr<engine::Engine> engine;
     std::shared_ptr<engine::Peer> peer;
 };
+#ifdef TENT_TEST_SWITCHES
+// What FaultPlan.native() gives.
+std::shared_ptr<transport::Decorator> decorator_of(const py::dict& plan);
+#endif
 
 void bind_engine(py::module_& m);
 void bind_observe(py::module_& m);

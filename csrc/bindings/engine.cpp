@@ -56,6 +56,9 @@ engine::Settings settings_of(const py::dict& d) {
     s.sndbuf = get<int>(d, "tcp.sndbuf", s.sndbuf);
     s.rcvbuf = get<int>(d, "tcp.rcvbuf", s.rcvbuf);
     s.notsent_lowat = get<int>(d, "tcp.notsent_lowat", s.notsent_lowat);
+#ifdef TENT_TEST_SWITCHES
+    if (d.contains("test.faults")) s.decorator = decorator_of(d["test.faults"]);
+#endif
     return s;
 }
 

@@ -74,6 +74,9 @@ Status Engine::start() {
             poller_.wake();
     });
     door_ = std::make_unique<Door>(*this);
+    if (settings_.decorator) {
+        if (Status s = settings_.decorator->start(poller_); !s.ok()) return s;
+    }
     memory_rail_ = sprayer_.add_rail({"memory", 4'000'000'000});
     if (Status s = listen(); !s.ok()) return s;
     thread_ = std::thread([this] { loop(); });
@@ -143,6 +146,7 @@ void Engine::close(Nanos timeout) {
     live_peers_.clear();
     peers_.clear();
     door_.reset();
+    if (settings_.decorator) settings_.decorator->stop();
 }
 
 Status Engine::usable() const {

@@ -58,7 +58,7 @@ void Peer::die(const Status& why) {
             retired_.push_back(std::move(*ch));
         }
     }
-    if (shm_) shm_->close(why);
+    if (shm_) memory_channel()->close(why);
     engine_.peer_died(*this);
     // A process that is gone takes nothing more; of any other the lease has to run out first (tick).
     if (owner_exited()) fence(true);
@@ -71,7 +71,7 @@ void Peer::close(const Status& why) {
         h.type = proto::FrameType::bye;
         // Copies into memory that was lent to us may still be under way: then it is ours until this process
         // ends.
-        h.aux = shm_ && !shm_->quiet() ? 1 : 0;
+        h.aux = shm_ && !memory_channel()->quiet() ? 1 : 0;
         control_->send(h, as_bytes(why.message()));
         control_->flush();
     }
@@ -117,7 +117,7 @@ void Peer::flush() {
 
 bool Peer::quiet() const {
     bool channels = std::all_of(retired_.begin(), retired_.end(), [](const auto& c) { return c->quiet(); });
-    return attempts_.empty() && channels && (!shm_ || shm_->quiet());
+    return attempts_.empty() && channels && (!shm_ || memory_channel()->quiet());
 }
 
 }  // namespace tent::engine

@@ -37,9 +37,9 @@ class Peer final : public transport::Session,
     struct Link {
         LinkId id = kNoId;  // kNoId until it came up for the first time
         RailId local = 0, remote = 0;
-        std::string name;
+        std::string name, rail, peer_rail;
         transport::tcp::Route route;
-        std::unique_ptr<transport::tcp::TcpChannel> channel, probe;
+        std::unique_ptr<transport::LinkChannel> channel, probe;
         bool is_shm = false;
         bool cross = false;       // rails of different index: dialled while one of them has no other link
         bool asleep = false;      // closed for want of work, or not needed now: not dialled
@@ -73,6 +73,7 @@ class Peer final : public transport::Session,
     bool exposes(SegmentId segment) const;
     const std::vector<Link>& links() const { return links_; }
     transport::shm::ShmChannel* shm() { return shm_.get(); }
+    bool shm_decorated() const { return shm_shell_ != nullptr; }
     bool quiet() const;
 
     // The best tier whose links reach every segment of the transfer; dials what is missing. Nothing: no link
@@ -123,6 +124,9 @@ class Peer final : public transport::Session,
     };
     void send_call(uint64_t request, const OpenCall& call);
     bool any_link_up() const;
+    transport::Channel* memory_channel() const;
+    std::unique_ptr<transport::Shell> shell(const char* transport, const std::string& rail,
+                                            const std::string& theirs);
     bool same_host() const;
     void dial_control(Nanos now);
     std::unique_ptr<transport::FrameStream> control_stream(transport::Dialled dialled,
@@ -169,13 +173,14 @@ class Peer final : public transport::Session,
     int pidfd_ = -1;
     UniqueFd pidfd_owner_;
     std::unique_ptr<transport::shm::ShmChannel> shm_;
+    std::unique_ptr<transport::Shell> shm_shell_;  // stands before it, if anything does
     LinkId shm_link_ = kNoId;
     size_t local_rails_ = 0, remote_rails_ = 0;  // those that have links
     bool want_tcp_ = false;
     bool was_up_ = false;  // one of its links was
     Nanos last_used_ = 0;
     std::vector<Link> links_;
-    std::vector<std::unique_ptr<transport::tcp::TcpChannel>> retired_;
+    std::vector<std::unique_ptr<transport::LinkChannel>> retired_;
     std::map<AttemptId, AttemptRecord> attempts_;
     std::vector<proto::SegmentInfo> segments_;
     bool has_segments_ = false;

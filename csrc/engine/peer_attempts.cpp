@@ -111,7 +111,7 @@ void Peer::fence(bool pulls_too) {
     revoking_.clear();
     for (AttemptId id : all) {
         auto it = attempts_.find(id);
-        bool pull = it != attempts_.end() && it->second.channel == shm_.get();
+        bool pull = it != attempts_.end() && it->second.channel == memory_channel();
         if (pull && !pulls_too) {
             to_revoke_.push_back(id);
         } else {
@@ -129,7 +129,7 @@ bool Peer::touches(const uint8_t* address, uint64_t length) const {
     for (const auto& c : retired_) {
         if (c->touches(address, length)) return true;
     }
-    return shm_ && shm_->touches(address, length);
+    return shm_ && memory_channel()->touches(address, length);
 }
 
 }  // namespace tent::engine

@@ -50,8 +50,23 @@ void Peer::make_shm(FrameStream& stream) {
         log(LogLevel::info, "peer '" + descriptor_.name +
                                 "': process_vm_readv is not permitted; its private memory goes over TCP");
     }
-    shm_ = std::make_unique<transport::shm::ShmChannel>(*this, engine_, engine_.copier(), cred.pid, pidfd_,
-                                                        pull);
+    shm_shell_ = shell("shm", "memory", "memory");
+    shm_ = std::make_unique<transport::shm::ShmChannel>(
+        *this, shm_shell_ ? static_cast<transport::Sink&>(*shm_shell_) : engine_, engine_.copier(), cred.pid,
+        pidfd_, pull);
+    if (shm_shell_) shm_shell_->wrap(*shm_);
+}
+
+// Null unless something stands before this engine's channels.
+std::unique_ptr<transport::Shell> Peer::shell(const char* transport, const std::string& rail,
+                                              const std::string& theirs) {
+    transport::Decorator* decorator = engine_.settings().decorator.get();
+    if (decorator == nullptr) return nullptr;
+    return decorator->shell({transport, engine_.name(), rail, descriptor_.name, theirs}, engine_);
+}
+
+Channel* Peer::memory_channel() const {
+    return shm_shell_ ? static_cast<Channel*>(shm_shell_.get()) : shm_.get();
 }
 
 void Peer::open_shm() {
@@ -59,6 +74,7 @@ void Peer::open_shm() {
     Status s = shm_->open();
     if (!s.ok()) {
         log(LogLevel::warning, "peer '" + descriptor_.name + "': no shared memory: " + s.message());
+        shm_shell_.reset();
         shm_.reset();
         return;
     }
@@ -116,6 +132,8 @@ void Peer::make_link(size_t from, size_t to, int path, bool cross) {
     l.local = local.rail;
     l.remote = engine_.remote_rail(descriptor_.name, remote.address.text());
     l.name = descriptor_.name + "/" + local.name + "-" + remote.name;
+    l.rail = local.name;
+    l.peer_rail = remote.name;
     if (path > 0) l.name.append("#").append(std::to_string(path + 1));
     l.route.to = remote.address;
     l.route.options = engine_.socket_options();
@@ -215,7 +233,7 @@ void Peer::rail_changed(const LocalRail& rail) {
         Status why{Code::link_failed, "interface " + rail.name + " is down"};
         for (auto* ch : {&l.channel, &l.probe}) {
             if (!*ch) continue;
-            transport::tcp::TcpChannel* lost = ch->get();
+            transport::LinkChannel* lost = ch->get();
             lost->close(why);
             channel_down(lost, why);
         }
@@ -224,9 +242,14 @@ void Peer::rail_changed(const LocalRail& rail) {
 }
 
 void Peer::dial(Link& l, Nanos now) {
-    auto channel =
-        std::make_unique<transport::tcp::TcpChannel>(engine_.poller(), l.route, l.local, &Peer::handshake,
-                                                     this, *this, static_cast<transport::Sink&>(engine_));
+    auto before = shell("tcp", l.rail, l.peer_rail);
+    std::unique_ptr<transport::LinkChannel> channel = std::make_unique<transport::tcp::TcpChannel>(
+        engine_.poller(), l.route, l.local, &Peer::handshake, this, *this,
+        before ? static_cast<transport::Sink&>(*before) : engine_);
+    if (before) {
+        before->wrap(std::move(channel));
+        channel = std::move(before);
+    }
     l.dial_backoff = std::clamp(l.dial_backoff * 2, kRedial, kRedialSlow);
     l.next_dial = now + l.dial_backoff;
     engine_.wake_at(l.next_dial);
@@ -288,12 +311,12 @@ Peer::Link* Peer::link_of(LinkId id) {
 Channel* Peer::channel_of(LinkId id) {
     Link* l = link_of(id);
     if (l == nullptr) return nullptr;
-    if (l->is_shm) return shm_.get();
+    if (l->is_shm) return memory_channel();
     return l->channel.get();
 }
 
 bool Peer::owns(const Channel* channel) const {
-    if (shm_.get() == channel) return true;
+    if (memory_channel() == channel) return true;
     return std::any_of(links_.begin(), links_.end(),
                        [&](const Link& l) { return l.channel.get() == channel || l.probe.get() == channel; });
 }
@@ -324,6 +347,10 @@ void Peer::channel_up(Channel* channel) {
 }
 
 void Peer::channel_down(Channel* channel, const Status& why) {
+    if (channel == memory_channel()) {
+        if (shm_link_ != kNoId) engine_.link_down(shm_link_);
+        return;
+    }
     for (Link& l : links_) {
         if (l.channel.get() == channel) {
             log(LogLevel::info, "link " + l.name + " is down: " + why.message());
@@ -348,7 +375,8 @@ void Peer::link_state(LinkId, sched::LinkState state) {
 void Peer::probe(LinkId id) {
     Link* l = link_of(id);
     if (l == nullptr || l->probe) return;
-    if (l->is_shm) return engine_.link_probe(id, shm_ != nullptr && state_ == PeerState::alive);
+    if (l->is_shm)
+        return engine_.link_probe(id, state_ == PeerState::alive && (!shm_shell_ || shm_shell_->up()));
     if (state_ != PeerState::alive || l->asleep) return engine_.link_probe(id, false);
     dial(*l, monotonic_now());
     if (!l->probe) engine_.link_probe(id, false);

@@ -155,7 +155,7 @@ void Engine::tick_soon(Nanos now, bool will_wait) {
 // usual way.
 bool Engine::run_inline(std::unique_lock<std::mutex>& token, Transfer& t) {
     auto* shm = t.peer_->shm();
-    if (shm == nullptr || t.ranges() > proto::kMaxPieces) return false;
+    if (shm == nullptr || t.peer_->shm_decorated() || t.ranges() > proto::kMaxPieces) return false;
     std::vector<uint32_t> ranges;
     transport::shm::CopyJob job;
     for (;;) {

@@ -9,7 +9,9 @@
 #include <span>
 #include <string>
 
+#include "base/poller.h"
 #include "base/status.h"
+#include "model/fault_plan.h"
 #include "model/types.h"
 #include "proto/wire.h"
 
@@ -106,6 +108,31 @@ class Channel {
     virtual void close(const Status& why) = 0;
     // True while nothing it posted can touch memory any more.
     virtual bool quiet() const = 0;
+};
+
+// A channel that is made by dialling, and can be lost.
+class LinkChannel : public Channel {
+  public:
+    virtual Status dial() = 0;  // channel_up or channel_down follows
+    virtual bool up() const = 0;
+    virtual Nanos dialled_at() const = 0;
+    virtual void flush() = 0;  // sends what post() queued: once per batch
+};
+
+// Stands before a channel: it is the sink of that channel, and what the engine uses in its place.
+class Shell : public LinkChannel, public Sink {
+  public:
+    virtual void wrap(std::unique_ptr<LinkChannel> inner) = 0;
+    virtual void wrap(Channel& inner) = 0;  // that the engine keeps, and that is never dialled; outlives this
+};
+
+// Makes shells for the channels of an engine: of tests that break links (transport/fault). Loop token held.
+class Decorator {
+  public:
+    virtual ~Decorator() = default;
+    virtual Status start(Poller& poller) = 0;
+    virtual void stop() = 0;  // before the poller goes
+    virtual std::unique_ptr<Shell> shell(const FaultLink& link, Sink& sink) = 0;
 };
 
 }  // namespace tent::transport

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from support.faults import can_inject, injected
 from support.peers import PATIENCE, PeerProcess, pattern
 from tent_core import Engine, Intent, Peer, RemoteSegment, Segment, Transfer
 
@@ -28,6 +29,7 @@ class Reach:
     transport: str
     kind: str
     config: dict[str, Any] = field(default_factory=dict, hash=False)
+    decorated: bool = False  # with the fault injecting transport before it, whose plan is empty
 
 
 def networks(transport: str) -> dict[str, dict[str, Any]]:
@@ -52,6 +54,10 @@ def reaches() -> list[Reach]:
             # Every kind over a transport's first network; over the others one of them, in turn.
             kinds = stated["kinds"] if number == 0 else [stated["kinds"][number % len(stated["kinds"])]]
             found += [Reach(f"{network}-{kind}", transport, kind, config) for kind in kinds]
+        if can_inject():
+            network, config = next(iter(networks(transport).items()))
+            kind = stated["kinds"][0]
+            found.append(Reach(f"{network}-{kind}-decorated", transport, kind, config, decorated=True))
     return found
 
 
@@ -62,7 +68,8 @@ class World:
         self.reach = reach
         self.config = {**COMMON, **reach.config}
         self.owner = PeerProcess(self.config, name=f"owner-{reach.name}")
-        self.engine = Engine(self.config, name=f"initiator-{reach.name}")
+        with injected({} if reach.decorated else None):
+            self.engine = Engine(self.config, name=f"initiator-{reach.name}")
         self.peer: Peer = self.engine.connect(self.owner.descriptor, PATIENCE)
         self.stated = self.engine.capabilities()[reach.transport]
         self._numbers = itertools.count()

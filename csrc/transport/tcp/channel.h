@@ -19,7 +19,7 @@ struct Route {
     std::string unix_name;
 };
 
-class TcpChannel final : public Channel, public StreamHandler {
+class TcpChannel final : public LinkChannel, public StreamHandler {
   public:
     // `handshake` makes the configuration of one connection (fresh nonce each).
     using HandshakeFactory = proto::HandshakeConfig (*)(void* context, proto::Purpose purpose, uint32_t rail);
@@ -27,9 +27,9 @@ class TcpChannel final : public Channel, public StreamHandler {
                Session& session, Sink& sink);
     ~TcpChannel() override;
 
-    Status dial();  // channel_up or channel_down follows
-    bool up() const { return up_; }
-    Nanos dialled_at() const { return dialled_at_; }
+    Status dial() override;
+    bool up() const override { return up_; }
+    Nanos dialled_at() const override { return dialled_at_; }
     std::string describe() const;
 
     static const Capabilities& stated();  // what every channel of this transport can do
@@ -44,7 +44,7 @@ class TcpChannel final : public Channel, public StreamHandler {
     bool send_frame(const proto::Header& header, ByteView body);
     bool quiet() const override { return pending_.empty(); }
     bool touches(const uint8_t* address, uint64_t length) const override;
-    void flush();  // sends what post() queued: once per batch
+    void flush() override;
 
   private:
     struct Pending {

@@ -16,14 +16,17 @@ using engine::Peer;
 using engine::Segment;
 using engine::Transfer;
 
+using Decorator = std::shared_ptr<transport::Decorator>;
+
 inline std::unique_ptr<Engine> make_engine(const std::string& name, bool shm,
-                                           std::vector<std::string> bind = {}) {
+                                           std::vector<std::string> bind = {}, Decorator decorator = {}) {
     engine::Settings s;
     s.name = name;
     s.secret = "native tests";
     s.shm = shm;
     s.bind = bind.empty() ? std::vector<std::string>{"127.0.0.1"} : std::move(bind);
     s.lease = kSecond;
+    s.decorator = std::move(decorator);
     auto e = Engine::create(s);
     REQUIRE_MESSAGE(e.ok(), e.status().text());
     return std::move(*e);
@@ -39,11 +42,11 @@ inline void fill(uint8_t* at, uint64_t bytes, uint64_t seed) {
 
 // An owner with one exposed segment and an initiator with one private buffer.
 struct World {
-    World(bool shm, bool region, uint64_t bytes, std::vector<std::string> bind = {})
+    World(bool shm, bool region, uint64_t bytes, std::vector<std::string> bind = {}, Decorator decorator = {})
         : memory(bytes),
           other(bytes),
           owner(make_engine("owner", shm, bind)),
-          initiator(make_engine("initiator", shm, bind)) {
+          initiator(make_engine("initiator", shm, bind, std::move(decorator))) {
         auto s = region ? owner->add(other.data(), bytes, "data", Rights::read_write, true)
                         : owner->allocate(bytes, 0, "data", Rights::read_write);
         REQUIRE_MESSAGE(s.ok(), s.status().text());
