@@ -195,7 +195,7 @@ class Engine:
         OverlappingRanges, ReadOnlyBuffer, InvalidArgument, PeerDead ..."""
         return Transfer(self, self._submit(intent, False))
 
-    def _submit(self, intent: Intent, will_wait: bool) -> Any:
+    def _submit(self, intent: Intent, will_wait: bool, *, remember_links: bool = False) -> Any:
         if intent.alternatives is not None:
             raise Unsupported("alternatives are not supported yet: submit one intent per replica")
         if intent.op not in ("read", "write"):
@@ -222,6 +222,7 @@ class Engine:
             deadline=intent.deadline,
             notify=intent.notify,
             will_wait=will_wait,
+            remember_links=remember_links,
             **optional,
         )
 

@@ -58,6 +58,12 @@ struct PeerHandle {
     std::shared_ptr<engine::Engine> engine;
     std::shared_ptr<engine::Peer> peer;
 };
+
+struct TransferHandle {
+    std::shared_ptr<engine::Engine> engine;
+    std::shared_ptr<engine::Transfer> transfer;
+};
+
 #ifdef TENT_TEST_SWITCHES
 // What FaultPlan.native() gives.
 std::shared_ptr<transport::Decorator> decorator_of(const py::dict& plan);
@@ -66,6 +72,7 @@ std::shared_ptr<transport::Decorator> decorator_of(const py::dict& plan);
 void bind_engine(py::module_& m);
 void bind_observe(py::module_& m);
 void bind_sim(py::module_& m);
+void bind_doubt(py::module_& m);
 void bind_store(py::module_& m);
 void bind_pages(py::module_& m);
 

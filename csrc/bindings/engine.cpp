@@ -12,11 +12,6 @@ namespace {
 
 constexpr Nanos kSignalPause = 50 * kMillisecond;  // Ctrl-C is noticed this often
 
-struct TransferHandle {
-    std::shared_ptr<Engine> engine;
-    std::shared_ptr<Transfer> transfer;
-};
-
 template <class T>
 T get(const py::dict& d, const char* key, T missing) {
     return d.contains(key) ? d[key].cast<T>() : missing;
@@ -100,14 +95,12 @@ bool wait_interruptibly(Nanos timeout, F wait) {
     }
 }
 
-std::shared_ptr<TransferHandle> submit(const EngineHandle& h, const PeerHandle& peer, bool write,
-                                       const Array<uint64_t>& local, const Array<uint32_t>& segment,
-                                       const Array<uint64_t>& offset, const Array<uint64_t>& length,
-                                       const std::optional<Array<uint32_t>>& epoch,
-                                       const std::optional<Array<uint32_t>>& group,
-                                       const std::optional<Array<uint64_t>>& checks,
-                                       const std::string& priority, std::optional<double> deadline,
-                                       const std::optional<py::bytes>& notify, bool will_wait) {
+std::shared_ptr<TransferHandle> submit(
+    const EngineHandle& h, const PeerHandle& peer, bool write, const Array<uint64_t>& local,
+    const Array<uint32_t>& segment, const Array<uint64_t>& offset, const Array<uint64_t>& length,
+    const std::optional<Array<uint32_t>>& epoch, const std::optional<Array<uint32_t>>& group,
+    const std::optional<Array<uint64_t>>& checks, const std::string& priority, std::optional<double> deadline,
+    const std::optional<py::bytes>& notify, bool will_wait, bool remember_links) {
     engine::Intent in;
     in.op = write ? Op::write : Op::read;
     in.peer = peer.peer;
@@ -118,6 +111,7 @@ std::shared_ptr<TransferHandle> submit(const EngineHandle& h, const PeerHandle& 
     in.epoch = view(epoch);
     in.group = view(group);
     in.checks = view(checks);
+    in.remember_links = remember_links;
     in.priority = priority_of(priority);
     if (deadline && *deadline <= 0) raise({Code::invalid_argument, "a deadline must be positive"});
     in.timeout = nanos(deadline, 0);
@@ -173,6 +167,7 @@ py::dict counters_dict(const engine::Counters& c) {
     d["connections_accepted"] = c.connections_accepted;
     d["notifications"] = c.notifications;
     d["check_failures"] = c.check_failures;
+    d["read_again"] = c.read_again;
     return d;
 }
 
@@ -197,6 +192,7 @@ py::list links_list(Engine& e) {
         d["failed"] = v.failed;
         d["outstanding"] = v.outstanding;
         d["reissued"] = v.reissued;
+        d["corrupting"] = v.corrupting;
         rows.append(d);
     }
     return rows;
@@ -461,7 +457,8 @@ void bind_engine(py::module_& m) {
         .def("submit", &submit, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"),
              py::arg("offset"), py::arg("length"), py::arg("epoch") = py::none(),
              py::arg("group") = py::none(), py::arg("checks") = py::none(), py::arg("priority") = "normal",
-             py::arg("deadline") = py::none(), py::arg("notify") = py::none(), py::arg("will_wait") = false)
+             py::arg("deadline") = py::none(), py::arg("notify") = py::none(), py::arg("will_wait") = false,
+             py::arg("remember_links") = false)
         .def("move_one", &move_one, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"),
              py::arg("offset"), py::arg("length"))
         .def("take_finished",

@@ -20,7 +20,9 @@ void Engine::finish(const std::shared_ptr<Transfer>& t, Status result, RangeStat
         }
     }
     bool good = result.ok() && t->errors_.empty();
-    if (good) {
+    if (t->doubt_) {
+        // A second reading is part of the transfer that it is for.
+    } else if (good) {
         ++counters_.completed;
         (t->op_ == Op::read ? counters_.bytes_read : counters_.bytes_written) += t->total_;
         if (t->has_notify_) t->peer_->notify(std::move(t->notify_));
@@ -54,12 +56,13 @@ void Engine::release(const std::shared_ptr<Transfer>& t) {
     for (SegmentId id : t->used_) {
         if (auto s = registry_.find(id)) --s->transfers;
     }
-    ++counters_.released;
     auto keep = t;
+    if (!t->doubt_) ++counters_.released;
     transfers_.erase(t->id_);
     std::erase(waiting_, keep);
     keep->released_.store(true, std::memory_order_release);
     wake_followers();
+    if (keep->doubt_) read_again_ended(*keep);
 }
 
 bool Engine::cancel(Transfer& t) {
@@ -67,6 +70,10 @@ bool Engine::cancel(Transfer& t) {
     if (t.done()) return false;
     auto self = t.shared_from_this();
     finish(self, {Code::cancelled, "cancelled by the caller"}, RangeState::cancelled);
+    if (t.reading_again_) {
+        stop_reading_again(t);
+        pump();
+    }
     if (t.in_sprayer_) {
         sprayer_.cancel_flow(t.id_, monotonic_now());
         pump();

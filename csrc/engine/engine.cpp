@@ -387,7 +387,8 @@ LinkRow Engine::link_row(const Peer& peer, const Peer::Link& link) const {
     row.transport = link.is_shm ? "shm" : "tcp";
     row.name = link.name;
     row.view = sprayer_.view(link.id);
-    row.state = kStates[static_cast<size_t>(row.view.state)];
+    bool tainted = row.view.state == sched::LinkState::down && row.view.corrupting > 0;
+    row.state = tainted ? "corrupting" : kStates[static_cast<size_t>(row.view.state)];
     return row;
 }
 

@@ -18,6 +18,7 @@
 #include "base/poller.h"
 #include "engine/descriptor.h"
 #include "engine/destinations.h"
+#include "engine/doubt.h"
 #include "engine/observe.h"
 #include "engine/owner_session.h"
 #include "engine/peer.h"
@@ -43,6 +44,7 @@ struct Counters {
     uint64_t submitted = 0, completed = 0, failed = 0, cancelled = 0, released = 0;
     uint64_t inline_transfers = 0, bytes_read = 0, bytes_written = 0;
     uint64_t handshakes_refused = 0, connections_accepted = 0, notifications = 0, check_failures = 0;
+    uint64_t read_again = 0;  // second readings, of what did not match its check
 };
 
 struct LinkRow {  // what `tent` shows of a link
@@ -90,6 +92,14 @@ class Engine final : public transport::Sink {
     // True if this call cancelled it (a completion wins the race).
     bool cancel(Transfer& transfer);
     void set_priority(Transfer& transfer, Priority priority);
+    // Ranges of a finished read (with `remember_links`) whose bytes are not right.
+    std::shared_ptr<Doubt> doubt(Transfer& transfer, std::vector<uint32_t> ranges);
+    // Reads them once more into the same memory, which the caller has kept, without one of the links that
+    // brought them. Blocks until nothing of it touches that memory, or about `timeout`. False: every such
+    // link was tried.
+    bool read_again(const std::shared_ptr<Doubt>& doubt, Nanos timeout);
+    // Says which of these are good now: links that had brought other bytes are corrupting.
+    void settle_doubt(Doubt& doubt, std::span<const uint32_t> good);
     Nanos predict(Peer& peer, uint64_t bytes, Priority priority);
     int event_fd(Transfer& transfer);  // readable once done; owned by the transfer
     // The transfer shows up in take_finished() once it is done.
@@ -210,6 +220,14 @@ class Engine final : public transport::Sink {
             }
         }
     }
+
+    // doubt.cpp
+    std::shared_ptr<Doubt> doubt(const std::shared_ptr<Transfer>& transfer, std::vector<uint32_t> ranges);
+    std::vector<LinkId> links_without(Peer& peer, LinkId suspect);
+    bool read_again(const std::shared_ptr<Doubt>& doubt);
+    void read_again_ended(Transfer& transfer);
+    void settle(Doubt& doubt, std::span<const uint32_t> good);
+    void stop_reading_again(Transfer& of);
 
     // completion.cpp
     void finish(const std::shared_ptr<Transfer>& transfer, Status result, RangeState rest);

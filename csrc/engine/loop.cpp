@@ -178,6 +178,12 @@ void Engine::perform(const Action& a) {
             return;
         }
         case Action::Kind::flow_done:
+            if (t && !t->done() && !t->doubted_.empty()) {
+                t->reading_again_ = true;
+                if (read_again(doubt(t, t->doubted_))) return;
+                t->reading_again_ = false;
+                for (uint32_t i : t->doubted_) t->fail_check(i);
+            }
             if (t)
                 finish(t, t->errors_.empty() ? Status::good() : t->errors_.front().status,
                        RangeState::failed);
@@ -193,6 +199,7 @@ void Engine::perform(const Action& a) {
         case Action::Kind::flow_released:
             if (!t) return;
             t->in_sprayer_ = false;
+            if (t->reading_again_) return;
             if (t->fail_when_released_ && !t->done()) finish(t, Status(t->result_), RangeState::failed);
             release(t);
             return;
@@ -257,7 +264,10 @@ void Engine::attempt_ended(AttemptId id, transport::End end, Status status, uint
     auto reason = static_cast<uint16_t>(status.code());
     switch (end) {
         case transport::End::done:
-            if (!r.transfer->done()) r.transfer->landed(r.begin, r.end);
+            if (!r.transfer->done()) {
+                if (r.transfer->op_ == Op::read) r.transfer->carried(r.begin, r.end, r.link);
+                r.transfer->landed(r.begin, r.end);
+            }
             sprayer_.attempt_ended(id, Outcome::done, 0, now);
             return;
         case transport::End::link:

@@ -63,6 +63,7 @@ std::shared_ptr<Transfer> Engine::make_transfer(const Intent& in) const {
     t->states_ = std::vector<std::atomic<uint8_t>>(n);
     t->notify_ = in.notify;
     t->has_notify_ = in.has_notify;
+    t->remembers_ = in.op == Op::read && (in.remember_links || !in.checks.empty());
     return t;
 }
 
@@ -174,6 +175,7 @@ bool Engine::run_inline(std::unique_lock<std::mutex>& token, Transfer& t) {
         shm->inline_ended();
         if (job.status.ok()) {
             t.landed(0, t.total_);
+            for (uint32_t i : t.doubted_) t.fail_check(i);  // the memory bus has no other link
             break;
         }
         if (!job.refused || job.bad_piece >= ranges.size()) return false;

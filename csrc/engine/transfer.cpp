@@ -71,11 +71,22 @@ void Transfer::landed(uint64_t begin, uint64_t end) {
         if (left_[i] != 0) continue;
         if (check_ok(i)) {
             set(i, RangeState::ok);
+        } else if (remembers_) {
+            doubted_.push_back(i);
         } else {
-            fail_range(i, {Code::check_failed,
-                           "range " + std::to_string(i) + ": the bytes do not match their check"});
+            fail_check(i);
         }
     }
+}
+
+void Transfer::accept(uint32_t range) {
+    if (state(range) == RangeState::pending) set(range, RangeState::ok);
+}
+
+void Transfer::fail_check(uint32_t range) {
+    if (state(range) != RangeState::pending) return;
+    fail_range(range, {Code::check_failed,
+                       "range " + std::to_string(range) + ": the bytes do not match their check"});
 }
 
 void Transfer::fail_range(uint32_t range, Status why) {

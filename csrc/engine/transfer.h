@@ -21,6 +21,7 @@ namespace tent::engine {
 
 class Engine;
 class Peer;
+struct Doubt;
 
 enum class RangeState : uint8_t { pending = 0, ok = 1, failed = 2, cancelled = 3 };
 
@@ -36,6 +37,8 @@ struct Intent {
     std::span<const uint64_t> length;  // one, or n
     std::span<const uint32_t> group;   // optional, 0..groups-1
     std::span<const uint64_t> checks;  // optional: page check of each range, seeded with zeros. Reads only
+    // Remember which link brought what, for Engine::read_again(). A read with checks does so anyway.
+    bool remember_links = false;
     Priority priority = Priority::normal;
     Nanos timeout = 0;  // 0: the engine's default
     Bytes notify;       // delivered to the peer once, after the last byte
@@ -84,6 +87,14 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     friend class Peer;
     void set(uint32_t range, RangeState state);
     bool check_ok(uint32_t range) const;
+    void accept(uint32_t range);      // its bytes are good
+    void fail_check(uint32_t range);  // unless it was accepted
+    struct Carried {
+        uint64_t begin, end;
+        LinkId link;
+    };
+    void carried(uint64_t begin, uint64_t end, LinkId link);
+    uint64_t address_of(uint32_t range, uint64_t begin) const;
 
     TransferId id_ = 0;
     Op op_ = Op::read;
@@ -104,6 +115,11 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     bool in_sprayer_ = false;
     bool asked_segments_ = false;      // the owner was asked whether it exposes a segment that we do not know
     bool fail_when_released_ = false;  // a write whose peer is lost: its failure is reported when it is final
+    bool remembers_ = false;
+    std::vector<Carried> carried_;   // which link brought what, in the order it came
+    std::vector<uint32_t> doubted_;  // ranges whose check failed, not yet read again
+    bool reading_again_ = false;
+    std::shared_ptr<Doubt> doubt_;  // this transfer is a second reading, for that doubt
     Status result_;
     std::atomic<bool> done_{false}, released_{false};
     UniqueFd event_;  // eventfd for await, made on demand

@@ -23,6 +23,7 @@ LinkView Core::view(LinkId id) const {
     v.bytes_used = l.used.bytes;
     v.reissued = l.reissued;
     v.quiet_since = l.quiet_since;
+    v.corrupting = l.corrupting;
     return v;
 }
 

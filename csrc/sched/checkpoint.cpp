@@ -296,7 +296,7 @@ void Checkpoint::link(A& a, T& x) {
     auto& [spec, peer, state, removed, counted, load, first, last, path, path_rate, path_lows, local_mark,
            remote_mark, marked_at, rate, pipe, pace, latency, ramp, quiet_since, quiet_lag, jitter,
            suspect_since, down_since, probation_since, next_probe, probe_gap, shows_progress, condemned,
-           posted, used, superseded, revoked, failed, outstanding, reissued, bound, average, last_done] = x;
+           corrupting, tainted_until, posted, used, superseded, revoked, failed, outstanding, reissued, bound, average, last_done] = x;
     visit_link_spec(a, spec);
     a.u(peer);
     a.u(state);
@@ -317,10 +317,11 @@ void Checkpoint::link(A& a, T& x) {
     latency_model(a, latency);
     a.u(ramp);
     for (Nanos* t : {&quiet_since, &quiet_lag, &jitter, &suspect_since, &down_since, &probation_since,
-                     &next_probe, &probe_gap})
+                     &next_probe, &probe_gap, &tainted_until})
         a.t(*t);
     a.u(shows_progress);
     a.u(condemned);
+    a.u(corrupting);
     for (Counts* c : {&posted, &used, &superseded, &revoked, &failed, &outstanding}) visit_counts(a, *c);
     a.u(reissued);
     a.u(bound);

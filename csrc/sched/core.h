@@ -31,6 +31,7 @@ class Core {
     void link_down(LinkId link);
     void link_up(LinkId link);
     void link_probe(LinkId link, bool good);
+    void link_corrupting(LinkId link);
     void own_lag(Nanos lag) { lag_ += lag > 0 ? lag : 0; }
     void tick();
     Nanos next_wakeup() const { return std::min(deadlines_.earliest(), checks_.earliest()); }

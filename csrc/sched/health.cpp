@@ -13,6 +13,8 @@ constexpr Nanos kMostJitter = 200 * kMillisecond;
 constexpr Nanos kSuspectToDown = 8;
 // Of a rail that was never measured: it may be as slow as this, in bytes a second.
 constexpr uint64_t kSlowestGuess = 5'000'000;
+// A link that spoilt bytes is left alone for so long; twice as long each time, up to about a minute.
+constexpr Nanos kTainted = kSecond;
 // With too little traffic to prove itself, a link is up again after this.
 constexpr Nanos kLongestProbation = kSecond;
 }  // namespace
@@ -43,11 +45,20 @@ void Core::go_down(LinkId id) {
 
 void Core::link_up(LinkId id) {
     if (id >= links_.size() || links_[id].removed) return;
-    if (links_[id].state == LinkState::down) to_probation(id);
+    if (links_[id].state == LinkState::down && now_ >= links_[id].tainted_until) to_probation(id);
 }
 
 void Core::link_probe(LinkId id, bool good) {
     if (good) link_up(id);
+}
+
+void Core::link_corrupting(LinkId id) {
+    if (id >= links_.size() || links_[id].removed) return;
+    Link& l = links_[id];
+    uint32_t times = std::min(l.corrupting++, 6u);
+    if (!other_usable(id)) return;
+    l.tainted_until = l.next_probe = add_time(now_, kTainted << times);
+    go_down(id);
 }
 
 void Core::to_probation(LinkId id) {

@@ -159,6 +159,11 @@ void RecordedSprayer::link_probe(LinkId link, bool good, Nanos now) {
     recorder_.put(good ? EventKind::probe_good : EventKind::probe_bad, now, link);
     sprayer_.link_probe(link, good, now);
 }
+void RecordedSprayer::link_corrupting(LinkId link, Nanos now) {
+    recorder_.room(sprayer_, now_ = now);
+    recorder_.put(EventKind::corrupting, now, link);
+    sprayer_.link_corrupting(link, now);
+}
 void RecordedSprayer::remove_link(LinkId link, Nanos now) {
     recorder_.room(sprayer_, now_ = now);
     recorder_.put(EventKind::remove_link, now, link);

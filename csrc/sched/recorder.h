@@ -94,6 +94,7 @@ class RecordedSprayer {
     void link_down(LinkId link, Nanos now);
     void link_up(LinkId link, Nanos now);
     void link_probe(LinkId link, bool good, Nanos now);
+    void link_corrupting(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
     void add_flow(FlowId id, const FlowSpec& spec, Nanos now);
     void set_priority(FlowId id, Priority priority, Nanos now);

@@ -187,6 +187,7 @@ bool SegmentReader::next(Event& e) {
         case EventKind::probe_good:
         case EventKind::probe_bad:
         case EventKind::remove_link:
+        case EventKind::corrupting:
             e.link = static_cast<LinkId>(in_.below(uint64_t{1} << 32));
             break;
         case EventKind::add_flow:

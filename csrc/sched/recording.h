@@ -43,6 +43,7 @@ enum class EventKind : uint8_t {
     tick = 14,
     idle = 15,     // asked for an action: none
     predict = 16,  // asked, and what it answered
+    corrupting = 17,
     // What it decided, when asked for an action.
     post = 32,
     revoke = 33,

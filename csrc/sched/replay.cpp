@@ -130,6 +130,8 @@ void Player::play(const Event& e) {
         case EventKind::probe_good:
         case EventKind::probe_bad:
             return sprayer_->link_probe(e.link, e.kind == EventKind::probe_good, e.now);
+        case EventKind::corrupting:
+            return sprayer_->link_corrupting(e.link, e.now);
         case EventKind::remove_link:
             return sprayer_->remove_link(e.link, e.now);
         case EventKind::add_flow: {

@@ -63,6 +63,9 @@ void Sprayer::link_up(LinkId link, Nanos now) {
 void Sprayer::link_probe(LinkId link, bool good, Nanos now) {
     impl_->at_time(now).link_probe(link, good);
 }
+void Sprayer::link_corrupting(LinkId link, Nanos now) {
+    impl_->error_of(link, now, [&] { impl_->at_time(now).link_corrupting(link); });
+}
 void Sprayer::remove_link(LinkId link, Nanos now) {
     impl_->at_time(now).remove_link(link);
 }

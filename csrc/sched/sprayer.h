@@ -104,6 +104,7 @@ struct LinkView {  // a snapshot for metrics, `tent top`, predictions
     // bytes).
     uint64_t posted = 0, used = 0, superseded = 0, revoked = 0, failed = 0, outstanding = 0;
     uint64_t bytes_posted = 0, bytes_used = 0, reissued = 0;
+    uint32_t corrupting = 0;  // how often it was found to spoil bytes
     Nanos quiet_since = 0;  // its last sign of life
     uint32_t faults = 0;    // so many times suspected or down
     FaultTimes last_fault;
@@ -162,6 +163,9 @@ class Sprayer {
     void link_down(LinkId link, Nanos now);
     void link_up(LinkId link, Nanos now);
     void link_probe(LinkId link, bool good, Nanos now);
+    // It spoilt bytes: down, unless it is the last one, and left alone for longer each time it is found out
+    // again. A probe that comes through says nothing of that.
+    void link_corrupting(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
 
     void add_flow(FlowId id, const FlowSpec& spec, Nanos now);

@@ -85,7 +85,9 @@ struct Link {
     Nanos jitter = 0;                      // patience learned from false alarms
     Nanos suspect_since = 0, down_since = 0, probation_since = 0, next_probe = 0, probe_gap = 0;
     bool shows_progress = false;
-    bool condemned = false;  // down for its silence, not for an error
+    bool condemned = false;   // down for its silence, not for an error
+    uint32_t corrupting = 0;  // how often it was found to spoil bytes
+    Nanos tainted_until = 0;
     // Invariant 9.
     Counts posted, used, superseded, revoked, failed, outstanding;
     uint64_t reissued = 0;

@@ -112,7 +112,7 @@ class Reader:
         for part in parts:
             status[part.rows] = self._finish(part, deadline)
         for part in parts:
-            self._verify(batch, located, part, status)
+            self._verify(batch, located, part, status, deadline)
         return status
 
     def _own(self, batch: Batch, control: Control) -> Statuses | PageStatus:
@@ -162,7 +162,7 @@ class Reader:
             deadline=deadline.left,
         )
         try:
-            native = self._context.engine._submit(intent, True)
+            native = self._context.engine._submit(intent, True, remember_links=True)
         except InvalidArgument as error:
             if error.code == "out_of_range":  # of the owner's segment: the record is wrong, not the caller
                 return PageStatus.BAD_RECORD
@@ -187,16 +187,17 @@ class Reader:
             status[part.group[index]] = status_of_code(code)
         return status
 
-    def _verify(self, batch: Batch, located: Located, part: _Part, status: Statuses) -> None:
+    def _verify(
+        self, batch: Batch, located: Located, part: _Part, status: Statuses, deadline: Deadline
+    ) -> None:
         rows = part.rows[status[part.rows] == PageStatus.HIT]
         if not len(rows):
             return
         if self._context.config.store.check:
-            some = batch.rows(rows) if len(rows) < len(batch) else batch
-            checks = located.check[rows]
-            status[rows] = _native.verify_pages(
-                some.digests, some.addresses, some.lengths, checks, self._context.engine._native
-            )
+            status[rows] = self._checked(batch, located, rows)
+            bad = rows[status[rows] != PageStatus.HIT]
+            if len(bad) and not deadline.passed:
+                self._read_again(batch, located, part, bad, status, deadline)
             bad = rows[status[rows] != PageStatus.HIT]
             if len(bad):
                 log.warning(
@@ -204,6 +205,30 @@ class Reader:
                 )
                 rows = rows[status[rows] == PageStatus.HIT]
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
+
+    def _checked(self, batch: Batch, located: Located, rows: Rows) -> Statuses:
+        some = batch.rows(rows) if len(rows) < len(batch) else batch
+        return _native.verify_pages(
+            some.digests,
+            some.addresses,
+            some.lengths,
+            located.check[rows],
+            self._context.engine._native,
+        )
+
+    def _read_again(
+        self, batch: Batch, located: Located, part: _Part, bad: Rows, status: Statuses, deadline: Deadline
+    ) -> None:
+        """Without one of the links that brought them, then without another: where that makes a page good, the link
+        had spoilt it, and is taken down."""
+        engine, group = self._context.engine._native, np.asarray(part.group)
+        ranges = np.flatnonzero(np.isin(part.rows[group], bad)).astype(np.uint32)
+        doubt = _native.doubt(engine, part.transfer._native, ranges)
+        while len(bad) and not deadline.passed and _native.read_again(engine, doubt, deadline.left):
+            status[bad] = self._checked(batch, located, bad)
+            good = np.isin(part.rows[group[ranges]], bad[status[bad] == PageStatus.HIT])
+            _native.settle_doubt(engine, doubt, ranges[good])
+            bad = bad[status[bad] != PageStatus.HIT]
 
     def _outdated(self, located: Located, status: Statuses) -> Rows:
         """Rows that the directory had, and whose owner says otherwise."""

@@ -232,6 +232,16 @@ void FaultChannel::channel_down(Channel*, const Status& why) {
     sink_.channel_down(this, why);
 }
 
+// What a fault keeps back or slows down shows no progress either.
+void FaultChannel::attempt_progress(AttemptId id, uint64_t bytes) {
+    auto it = pending_.find(id);
+    if (it == pending_.end() || it->second.place != Place::inner || swallowed(false) >= 0) return;
+    for (FaultKind kind : {FaultKind::stall, FaultKind::slow}) {
+        if (fault(kind, it->second.number) >= 0) return;
+    }
+    sink_.attempt_progress(id, bytes);
+}
+
 void FaultChannel::attempt_ended(AttemptId id, End end, Status status, uint32_t piece) {
     auto it = pending_.find(id);
     if (it == pending_.end()) return;

@@ -35,6 +35,7 @@ class FaultChannel final : public Shell {
     // Sink of the inner channel
     void channel_up(Channel* channel) override;
     void attempt_ended(AttemptId attempt, End end, Status status, uint32_t piece) override;
+    void attempt_progress(AttemptId attempt, uint64_t bytes) override;
     void channel_down(Channel* channel, const Status& why) override;
 
   private:
