@@ -117,6 +117,9 @@ class LinkChannel : public Channel {
     virtual bool up() const = 0;
     virtual Nanos dialled_at() const = 0;
     virtual void flush() = 0;  // sends what post() queued: once per batch
+    // Sends a control frame over this link, where the control connection may be out of reach. False: not
+    // connected.
+    virtual bool send_frame(const proto::Header& header, ByteView body) = 0;
 };
 
 // Stands before a channel: it is the sink of that channel, and what the engine uses in its place.

@@ -100,6 +100,13 @@ void FaultChannel::flush() {
     if (owned_) owned_->flush();
 }
 
+bool FaultChannel::send_frame(const proto::Header& header, ByteView body) {
+    if (closed_ || broken_by() >= 0 || !owned_) return false;
+    // Lost, and nobody is told.
+    if (swallowed(true) >= 0 || fault(FaultKind::stall, next_number()) >= 0) return true;
+    return owned_->send_frame(header, body);
+}
+
 Status FaultChannel::post(const Attempt& a) {
     if (closed_) return {Code::link_failed, "the link is closed"};
     if (Status s = broken(); !s.ok()) {

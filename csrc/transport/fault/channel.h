@@ -24,6 +24,8 @@ class FaultChannel final : public Shell {
     bool up() const override;
     Nanos dialled_at() const override { return dialled_at_; }
     void flush() override;
+    bool send_frame(const proto::Header& header, ByteView body) override;
+    void report_progress() override { inner_->report_progress(); }
     const Capabilities& capabilities() const override { return inner_->capabilities(); }
     Status post(const Attempt& attempt) override;
     void revoke(AttemptId attempt) override;

@@ -39,9 +39,7 @@ class TcpChannel final : public LinkChannel, public StreamHandler {
     void fenced(AttemptId attempt) override;
     void close(const Status& why) override;
     void report_progress() override;
-    // Sends a control frame over this link, where the control connection may be out of reach. False: not
-    // connected.
-    bool send_frame(const proto::Header& header, ByteView body);
+    bool send_frame(const proto::Header& header, ByteView body) override;
     bool quiet() const override { return pending_.empty(); }
     bool touches(const uint8_t* address, uint64_t length) const override;
     void flush() override;
