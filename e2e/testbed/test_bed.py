@@ -11,7 +11,9 @@ import pytest
 from support.beds import MakeBed
 from tent_core.cli.main import main
 from tent_core.errors import InvalidArgument, NameInUse
+from tent_core.faults import FaultPlan
 from tent_core.testbed import CUTS, Testbed
+from tent_core.testbed.plan import Step, run_plan
 from tent_core.testbed.tools import ip_json
 
 _SEND = """
@@ -127,3 +129,23 @@ def test_a_process_on_a_host_knows_who_it_is(make_bed: MakeBed) -> None:
     )
     process = bed.run(1, [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.communicate()[0].split() == [bed.namespace(1), "10.77.0.2", "10.77.1.2"]
+
+
+def test_a_fault_plan_is_carried_out_by_the_clock(make_bed: MakeBed) -> None:
+    bed = make_bed(100, 50)
+    plan = FaultPlan.load(
+        {
+            "fault": [
+                {"kind": "slow", "rail": "rail0", "at": "10ms", "for": "20ms", "factor": 10},
+                {"kind": "one_way", "node": "1", "rail": "rail1", "at": "20ms"},
+            ]
+        }
+    )
+    seen = []
+
+    def told(step: Step) -> None:
+        rows = {(row.host, row.rail): row for row in bed.show()}
+        seen.append((step.what, rows[0, 0].mbit, rows[1, 1].silent, rows[0, 1].silent))
+
+    run_plan(bed, plan, told)
+    assert seen == [("slow", 10, False, False), ("cut", 10, True, False), ("restore", 100, True, False)]

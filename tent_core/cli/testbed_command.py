@@ -8,7 +8,9 @@ import json
 from typing import Any
 
 from tent_core.cli.table import table
+from tent_core.faults import FaultPlan
 from tent_core.testbed import CUTS, Testbed
+from tent_core.testbed.plan import Step, run_plan
 
 __all__ = ["add_parser"]
 
@@ -47,6 +49,11 @@ def add_parser(commands: Any) -> None:
     cut.add_argument("--host", type=int, default=0, help="whose end (%(default)s)")
     heal = action("heal", _heal, "mend a rail")
     heal.add_argument("rail", type=int)
+    run_plan = action(
+        "run-plan", _run_plan, "carry out a fault plan: rails slow down, die and come back by the clock"
+    )
+    run_plan.add_argument("plan", metavar="FILE", help="TOML or JSON, see docs/faults.md")
+    run_plan.add_argument("--json", action="store_true", help="one JSON line for each step")
     execute = action("exec", _exec, "run a command on a host")
     execute.add_argument("host", type=int)
     execute.add_argument(
@@ -107,6 +114,19 @@ def _cut(options: argparse.Namespace) -> int:
 
 def _heal(options: argparse.Namespace) -> int:
     Testbed.find(options.name).heal(options.rail)
+    return 0
+
+
+def _run_plan(options: argparse.Namespace) -> int:
+    plan = FaultPlan.load(options.plan)
+
+    def told(step: Step) -> None:
+        print(
+            json.dumps(dataclasses.asdict(step)) if options.json else f"{step.at_ns / 1e9:9.3f} s  {step}",
+            flush=True,
+        )
+
+    run_plan(Testbed.find(options.name), plan, told)
     return 0
 
 
