@@ -30,41 +30,41 @@ std::shared_ptr<Doubt> Engine::doubt(const std::shared_ptr<Transfer>& t, std::ve
     auto d = std::make_shared<Doubt>();
     d->of = t;
     d->ranges = std::move(ranges);
-    std::map<LinkId, std::set<uint32_t>> seen;  // ranges that each had a part in
     for (uint32_t i : d->ranges) {
+        d->seen[i].insert(hash_of(t->local_[i], t->prefix_[i + 1] - t->prefix_[i]));
         for (const Transfer::Carried& c : t->carried_) {
             uint64_t begin = std::max(c.begin, t->prefix_[i]), end = std::min(c.end, t->prefix_[i + 1]);
             if (begin >= end) continue;
             d->parts.push_back({i, c.link, begin, end, hash_of(t->address_of(i, begin), end - begin)});
-            seen[c.link].insert(i);
+            d->brought[c.link].insert(i);
         }
     }
-    for (const auto& [link, some] : seen) d->suspects.push_back(link);
-    std::stable_sort(d->suspects.begin(), d->suspects.end(),
-                     [&](LinkId a, LinkId b) { return seen[a].size() < seen[b].size(); });
     return d;
 }
 
-// The links that may carry a reading without the suspect: it alone where there is no other.
-std::vector<LinkId> Engine::links_without(Peer& peer, LinkId suspect) {
-    std::vector<LinkId> found;
-    for (const Peer::Link& l : peer.links()) {
-        if (l.id == kNoId || l.id == suspect || l.is_shm) continue;
-        sched::LinkState state = sprayer_.view(l.id).state;
-        if (state == sched::LinkState::up || state == sched::LinkState::probation) found.push_back(l.id);
+// The link to read over next: of those that are not down the least suspected. kNoId: all were tried.
+LinkId Engine::next_witness(Doubt& d) {
+    LinkId best = kNoId;
+    for (const Peer::Link& l : d.of->peer_->links()) {
+        if (l.id == kNoId || d.tried.contains(l.id)) continue;
+        if (l.is_shm && !d.brought.contains(l.id)) continue;  // it may not reach that memory
+        if (sprayer_.view(l.id).state == sched::LinkState::down) continue;
+        if (best == kNoId || d.brought[l.id].size() < d.brought[best].size()) best = l.id;
     }
-    if (found.empty()) found.push_back(suspect);
-    return found;
+    d.tried.insert(best);
+    return best;
 }
 
-// Reads what is still in doubt without the next suspect. False: there is none left, or it cannot be read.
+// Reads what is still in doubt over the next link alone. False: there is none left, or it cannot be read.
 bool Engine::read_again(const std::shared_ptr<Doubt>& d) {
     const Transfer& of = *d->of;
     bool kept = std::all_of(of.used_.begin(), of.used_.end(), [&](SegmentId id) {
         auto s = registry_.find(id);
         return s && !s->revoked;
     });
-    if (d->suspects.empty() || d->ranges.empty() || of.peer_->dead() || closed_.load() || !kept) return false;
+    if (d->ranges.empty() || of.peer_->dead() || closed_.load() || !kept) return false;
+    LinkId link = next_witness(*d);
+    if (link == kNoId) return false;
     auto t = std::make_shared<Transfer>();
     t->prefix_.push_back(0);
     std::vector<Destinations::Interval> to;
@@ -103,8 +103,7 @@ bool Engine::read_again(const std::shared_ptr<Doubt>& d) {
     spec.priority = t->priority_;
     spec.deadline = t->deadline_;
     spec.shape = t.get();
-    spec.allowed = links_without(*t->peer_, d->suspects.back());
-    d->suspects.pop_back();
+    spec.allowed = {link};
     t->in_sprayer_ = true;
     ++counters_.read_again;
     sprayer_.add_flow(t->id_, spec, t->submitted_at_);
@@ -123,7 +122,7 @@ void Engine::read_again_ended(Transfer& t) {
         for (uint32_t i : good) of.accept(i);
         if (!of.done() && read_again(d)) return;
         of.reading_again_ = false;
-        for (uint32_t i : d->ranges) of.fail_check(i);
+        for (uint32_t i : of.doubted_) of.fail_check(i);
         finish(d->of, of.errors_.empty() ? Status::good() : of.errors_.front().status, RangeState::failed);
         if (!of.in_sprayer_) release(d->of);
     }
@@ -140,7 +139,13 @@ void Engine::settle(Doubt& d, std::span<const uint32_t> good) {
         if (hash_of(d.of->address_of(p.range, p.begin), p.end - p.begin) != p.before) guilty.insert(p.link);
     }
     std::erase_if(d.parts, [&](const Doubt::Part& p) { return now_good.contains(p.range); });
-    std::erase_if(d.ranges, [&](uint32_t i) { return now_good.contains(i); });
+    // What came over two links alike is what its owner has: nothing is gained by reading it once more.
+    auto settled = [&](uint32_t i) {
+        const Transfer& of = *d.of;
+        return now_good.contains(i) ||
+               !d.seen[i].insert(hash_of(of.local_[i], of.prefix_[i + 1] - of.prefix_[i])).second;
+    };
+    std::erase_if(d.ranges, settled);
     for (LinkId link : guilty) {
         Peer::Link* l = d.of->peer_->link_of(link);
         if (l == nullptr) continue;

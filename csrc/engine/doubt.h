@@ -1,10 +1,13 @@
 // Reading once more what did not match its check, to tell a link that spoils bytes from a page that is bad at
-// its owner: each piece comes over another link than the one that brought it first. Good now, and other bytes
-// than before: the first link is corrupting. Loop token held, except for `ended`.
+// its owner: everything in doubt is read over one link alone, the least suspected first, then over the next.
+// Good now, and other bytes than a link had brought: that link is corrupting. The same bytes again: the page
+// is at fault. Loop token held, except for `ended`.
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "model/types.h"
@@ -23,8 +26,10 @@ struct Doubt {
     std::shared_ptr<Transfer> of;
     std::vector<uint32_t> ranges;  // still in doubt
     std::vector<Part> parts;
-    std::vector<LinkId> suspects;    // not yet tried: the likeliest last
-    std::atomic<bool> ended{false};  // the reading that was under way
+    std::map<uint32_t, std::set<uint64_t>> seen;   // of each range, hashes of what was read
+    std::map<LinkId, std::set<uint32_t>> brought;  // in which ranges each link had a part
+    std::set<LinkId> tried;                        // alone
+    std::atomic<bool> ended{false};                // the reading that was under way
 };
 
 }  // namespace tent::engine

