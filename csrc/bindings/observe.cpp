@@ -131,6 +131,8 @@ py::object event_tuple(const sched::Event& e) {
             return of_link("probe_good", e.link);
         case EventKind::probe_bad:
             return of_link("probe_bad", e.link);
+        case EventKind::corrupting:
+            return of_link("corrupting", e.link);
         case EventKind::link_down:
             return of_link("transport_down", e.link);
         case EventKind::link_up:

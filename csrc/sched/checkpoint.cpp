@@ -296,7 +296,8 @@ void Checkpoint::link(A& a, T& x) {
     auto& [spec, peer, state, removed, counted, load, first, last, path, path_rate, path_lows, local_mark,
            remote_mark, marked_at, rate, pipe, pace, latency, ramp, quiet_since, quiet_lag, jitter,
            suspect_since, down_since, probation_since, next_probe, probe_gap, shows_progress, condemned,
-           corrupting, tainted_until, posted, used, superseded, revoked, failed, outstanding, reissued, bound, average, last_done] = x;
+           corrupting, tainted_until, posted, used, superseded, revoked, failed, outstanding, reissued, bound,
+           average, last_done] = x;
     visit_link_spec(a, spec);
     a.u(peer);
     a.u(state);
