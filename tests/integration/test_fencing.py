@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from support.peers import PATIENCE, PeerProcess, pattern, until
+from support.raw import connections
 from support.relay import Relay, Rewritten, rewrite
 from tent_core import Engine, Intent
 from tent_core.errors import Cancelled, SegmentGone
@@ -115,13 +115,6 @@ def test_invariant_2_a_write_that_nobody_can_confirm_ends_with_the_lease() -> No
 # ---- a stopped owner ------------------------------------------------------------------------------------------------
 
 
-def _connections(port: int) -> list[int]:
-    """Bytes that wait to be read, of every connection that a process holds at that local port."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    mine = [row for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] != "0A"]
-    return [int(row[4].partition(":")[2], 16) for row in mine if row[9] != "0"]
-
-
 @pytest.mark.protects("fence")
 def test_invariant_2_a_stopped_owner_wakes_with_the_bytes_in_its_socket() -> None:
     """It cannot confirm anything. The lease bounds the release, and outlives the sleep on the owner's side, too."""
@@ -137,12 +130,12 @@ def test_invariant_2_a_stopped_owner_wakes_with_the_bytes_in_its_socket() -> Non
         owner.set("kv", 0)
         with owner.stopped():
             transfer = engine.submit(Intent("write", peer, [source.ctypes.data], remote, [0], SIZE))
-            until(lambda: any(waiting > 1 << 16 for waiting in _connections(port)), "bytes in its socket")
+            until(lambda: any(waiting > 1 << 16 for waiting in connections(port)), "bytes in its socket")
             assert transfer.cancel()
             assert transfer.wait_released(PATIENCE), "the lease bounds it"
             owner.poke(address, np.full(SIZE, 0x55, dtype=np.uint8))  # its memory, in use for something else
         engine.close()
-        until(lambda: not _connections(port), "end of the owner's connections")
+        until(lambda: not connections(port), "end of the owner's connections")
         assert owner.count("kv", 0x55) == SIZE, "bytes of a released write landed when the owner woke"
 
 
@@ -161,12 +154,12 @@ def test_invariant_10_close_returns_only_when_nothing_of_it_can_land_any_more() 
         owner.set("kv", 0)
         with owner.stopped():
             transfer = engine.submit(intent)
-            until(lambda: any(waiting > 1 << 16 for waiting in _connections(port)), "bytes in its socket")
+            until(lambda: any(waiting > 1 << 16 for waiting in connections(port)), "bytes in its socket")
             engine.close(PATIENCE)
             assert transfer.done and transfer.released
             source[:] = 0xBB  # ours again
             owner.poke(address, np.full(SIZE, 0x55, dtype=np.uint8))
-        until(lambda: not _connections(port), "end of the owner's connections")
+        until(lambda: not connections(port), "end of the owner's connections")
         assert owner.count("kv", 0x55) == SIZE, "bytes landed after close had returned"
 
 
