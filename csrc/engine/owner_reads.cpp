@@ -3,6 +3,7 @@
 
 #include "engine/engine.h"
 #include "engine/owner_session.h"
+#include "transport/pieces.h"
 
 namespace tent::engine {
 
@@ -51,18 +52,7 @@ void OwnerSession::send_part(const proto::ReadGrant& g) {
     if (it == reads_.end() || c == nullptr) return;
     std::vector<LocalPiece>& part = part_;
     part.clear();
-    uint64_t skip = g.offset, left = g.length;
-    for (const LocalPiece& p : it->second.pieces) {
-        if (skip >= p.length) {
-            skip -= p.length;
-            continue;
-        }
-        uint64_t n = std::min(left, p.length - skip);
-        if (n == 0) break;
-        part.push_back({p.address + skip, n});
-        left -= n;
-        skip = 0;
-    }
+    transport::slice_of(it->second.pieces, g.offset, g.length, part);
     Header h;
     h.type = FrameType::data;
     h.attempt = g.request.attempt;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/switches.h"
+#include "transport/pieces.h"
 
 namespace tent::transport::tcp {
 namespace {
@@ -18,22 +19,6 @@ constexpr Capabilities kCapabilities{
     .max_pieces = proto::kMaxPieces,
     .max_bytes = proto::kMaxPayload,
 };
-
-// Cuts `pieces` down to [offset, offset + length) of their concatenation.
-void slice_of(const std::vector<LocalPiece>& pieces, uint64_t offset, uint64_t length,
-              std::vector<LocalPiece>& out) {
-    for (const LocalPiece& p : pieces) {
-        if (offset >= p.length) {
-            offset -= p.length;
-            continue;
-        }
-        uint64_t n = std::min(length, p.length - offset);
-        if (n == 0) return;
-        out.push_back({p.address + offset, n});
-        length -= n;
-        offset = 0;
-    }
-}
 
 std::string message_of(ByteView body) {
     size_t n = std::min(body.size(), proto::kMaxMessage);
