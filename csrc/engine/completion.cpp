@@ -112,8 +112,11 @@ void Engine::peer_died(Peer& peer) {
 Result<std::shared_ptr<Segment>> Engine::allocate(uint64_t bytes, uint64_t extent, const std::string& name,
                                                   Rights exposed) {
     if (Status s = usable(); !s.ok()) return s;
+    // Without the loop token: leases go on while the kernel clears what a store takes.
+    auto made = Registry::make(bytes, extent, name, exposed);
+    if (!made.ok()) return made.status();
     std::lock_guard token(token_);
-    return registry_.allocate(bytes, extent, name, exposed);
+    return registry_.enter(std::move(*made));
 }
 
 Result<std::shared_ptr<Segment>> Engine::add(uint8_t* base, uint64_t bytes, const std::string& name,

@@ -60,8 +60,8 @@ Result<std::shared_ptr<Segment>> Registry::enter(std::shared_ptr<Segment> s) {
     return s;
 }
 
-Result<std::shared_ptr<Segment>> Registry::allocate(uint64_t bytes, uint64_t extent, const std::string& name,
-                                                    Rights exposed) {
+Result<std::shared_ptr<Segment>> Registry::make(uint64_t bytes, uint64_t extent, const std::string& name,
+                                                Rights exposed) {
     constexpr uint64_t kPage = 4096;
     if (bytes == 0) return {Code::invalid_argument, "a segment needs at least one byte"};
     uint64_t rounded = (bytes + kPage - 1) / kPage * kPage;
@@ -76,7 +76,13 @@ Result<std::shared_ptr<Segment>> Registry::allocate(uint64_t bytes, uint64_t ext
     s->kind = proto::SegmentKind::memfd;
     s->name = name;
     s->exposed = exposed;
-    return enter(std::move(s));
+    return s;
+}
+
+Result<std::shared_ptr<Segment>> Registry::allocate(uint64_t bytes, uint64_t extent, const std::string& name,
+                                                    Rights exposed) {
+    auto made = make(bytes, extent, name, exposed);
+    return made.ok() ? enter(std::move(*made)) : made;
 }
 
 Result<std::shared_ptr<Segment>> Registry::add(uint8_t* base, uint64_t bytes, const std::string& name,

@@ -41,8 +41,13 @@ struct Segment {
 
 class Registry {
   public:
+    // Memory for a segment, which is entered afterwards. The kernel clears it, which can take seconds: any
+    // thread, without the loop token.
+    static Result<std::shared_ptr<Segment>> make(uint64_t bytes, uint64_t extent, const std::string& name,
+                                                 Rights exposed);
+    Result<std::shared_ptr<Segment>> enter(std::shared_ptr<Segment> s);
     Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name,
-                                              Rights exposed);
+                                              Rights exposed);  // both at once: of little
     Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name,
                                          Rights exposed, bool writable);
     std::shared_ptr<Segment> find(SegmentId id) const;
@@ -58,7 +63,6 @@ class Registry {
                    std::vector<transport::LocalPiece>& out, uint32_t& piece) const;
 
   private:
-    Result<std::shared_ptr<Segment>> enter(std::shared_ptr<Segment> s);
     SegmentId next_ = 1;
     std::map<SegmentId, std::shared_ptr<Segment>> by_id_;
     std::map<const uint8_t*, Segment*> by_address_;
