@@ -94,6 +94,7 @@ with PageStore.open(config) as store:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 2 * SECONDS)
 def test_mixed_operations_never_give_a_wrong_page(server: Server) -> None:
     config = {
         "directory.url": server.url,
