@@ -13,6 +13,8 @@ constexpr bool is_low(uint64_t sample, uint64_t rate) {
 }
 // Shorter than this, the jitter of a loop is larger than what is measured.
 constexpr Nanos kWeakSpan = 2 * kMillisecond;
+// What has not made a sample in so long is too slow for one: that is news of its own.
+constexpr Nanos kLongSpan = 10 * kMillisecond;
 // Fewer bytes than this say nothing about any rate.
 constexpr uint64_t kWorth = 16 << 10;
 // Nothing is faster; what seems so was not measured but answered at once.
@@ -58,6 +60,9 @@ RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nano
             opened_ = now;
             bytes_ = 0;
             pieces_ = 0;
+        } else if (now - opened_ >= kLongSpan && pieces_ >= 2 && proven_ &&
+                   is_low(rate_of(bytes_, now - opened_), rate_)) {
+            verdict = slow(rate_of(bytes_, now - opened_), now);
         }
     }
     if (!more) {
@@ -108,9 +113,16 @@ RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
         low_streak_ = 0;
         return Verdict::nothing;
     }
+    return slow(sample, now);
+}
+
+RateModel::Verdict RateModel::slow(uint64_t sample, Nanos now) {
     last_ = sample;
     last_sample_at_ = now;
     ++low_streak_;
+    opened_ = now;
+    bytes_ = 0;
+    pieces_ = 0;
     return Verdict::low;
 }
 

@@ -43,6 +43,7 @@ class RateModel {
     friend struct Checkpoint;
     Verdict take(uint64_t sample, Nanos now);
     Verdict weak(Nanos now, Nanos latency);
+    Verdict slow(uint64_t sample, Nanos now);
     Verdict first_guess(uint64_t least, Nanos now);
     Verdict guess_by_tail(Nanos now);
     uint64_t tail(Nanos now) const;

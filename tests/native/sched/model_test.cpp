@@ -218,3 +218,16 @@ TEST_CASE("what was found slow stays slow for a second, however long ago the las
     CHECK(m.rate(now + kSecond / 2) < 10'000'000);
     CHECK(m.rate(now + 3 * kSecond) > 20'000'000);
 }
+
+TEST_CASE("a busy link that became too slow for a sample is found out all the same") {
+    RateModel m;
+    m.start(30'000'000, true);
+    Nanos now = kSecond;
+    m.busy(now);
+    for (int i = 0; i < 40; ++i) m.deliver(64 << 10, now += 2'184'533, true, 0);
+    CHECK(m.measured() > 29'000'000);
+    for (int i = 0; i < 7; ++i) {  // a tenth
+        if (m.deliver(64 << 10, now += 21'845'333, true, 0) == RateModel::Verdict::low) m.believe_low();
+    }
+    CHECK(m.measured() < 4'000'000);
+}
