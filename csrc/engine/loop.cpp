@@ -42,8 +42,8 @@ void Engine::loop() {
         }
         if (others_lead(monotonic_now()) > 0) continue;  // level-triggered: the leader sees it, too
         std::lock_guard token(token_);
-        Nanos late = monotonic_now() - before - timeout;
-        lag_ = batch.count == 0 && late > 2 * kMillisecond ? late : 0;
+        Nanos late = monotonic_now() - before - timeout;  // whatever came meanwhile: we were not there
+        lag_ = late > 2 * kMillisecond ? late : 0;
         if (lag_ > 0) sprayer_.own_lag(lag_);
         cycle(&batch);
         if (batch.count > 0) spin_until = worked_at_ + settings_.spin;
