@@ -43,6 +43,8 @@ class Peer final : public transport::Session,
         bool is_shm = false;
         bool cross = false;       // rails of different index: dialled while one of them has no other link
         bool asleep = false;      // closed for want of work, or not needed now: not dialled
+        bool waking = false;      // was asleep, and is dialled again
+        Nanos lost_at = 0;        // since when it has not worked; 0: it works
         size_t from = 0, to = 0;  // index of the local rail and of the remote one
         int path = 0;             // of the connections between them
         Nanos next_dial = 0, dial_backoff = 0;
@@ -139,7 +141,8 @@ class Peer final : public transport::Session,
     void make_links();
     void make_link(size_t from, size_t to, int path, bool cross);
     bool covered(const Link& link) const;
-    void cover_rails();
+    bool covers(Link& link, Nanos now) const;
+    void cover_rails(Nanos now);
     void wake_links();
     void sleep(Link& link, const Status& why);
     void close_idle_links(Nanos now);

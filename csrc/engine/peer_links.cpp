@@ -19,6 +19,8 @@ namespace {
 
 constexpr Nanos kRedial = 50 * kMillisecond;
 constexpr Nanos kRedialSlow = kSecond;
+// A rail without a working link for so long is given another one.
+constexpr Nanos kCoverAfter = 200 * kMillisecond;
 constexpr uint8_t kMemoryTier = 0, kNetworkTier = 1;
 
 // Proves that we may read the peer's memory, and that `pid` is the process that wrote the descriptor.
@@ -152,19 +154,28 @@ bool Peer::covered(const Link& link) const {
     return from && to;
 }
 
+// Whether it serves its rails, or may soon: what has only just been dialled or lost is waited for.
+bool Peer::covers(Link& l, Nanos now) const {
+    if (l.is_shm || l.asleep) return false;
+    if (l.cross) return true;
+    if (l.id != kNoId && engine_.link_is_up(l.id)) {
+        l.lost_at = 0;
+        return true;
+    }
+    if (l.lost_at == 0) l.lost_at = now;
+    return engine_.rails()[l.from].alive && now - l.lost_at < kCoverAfter;
+}
+
 // A rail whose own partner is lost still carries, towards another one, where that can be reached by its
 // device.
-void Peer::cover_rails() {
+void Peer::cover_rails(Nanos now) {
     for (Link& l : links_) {
         if (l.cross && !l.asleep && covered(l))
             sleep(l, {Code::link_failed, "both of its rails have their own links"});
     }
     std::vector<uint8_t> from(local_rails_), to(remote_rails_);  // that have a link, or may soon have one
-    for (const Link& l : links_) {
-        if (l.is_shm || l.asleep || l.from >= from.size() || l.to >= to.size()) continue;
-        bool works = l.id != kNoId && engine_.link_is_up(l.id);
-        if (!works && !l.cross) continue;
-        from[l.from] = to[l.to] = 1;
+    for (Link& l : links_) {
+        if (covers(l, now)) from[l.from] = to[l.to] = 1;
     }
     auto best = [](const std::vector<uint8_t>& have) {
         return static_cast<size_t>(std::find(have.begin(), have.end(), 1) - have.begin());
@@ -201,8 +212,9 @@ void Peer::wake_links() {
     last_used_ = monotonic_now();
     if (std::exchange(want_tcp_, true)) return;
     for (Link& l : links_) {
-        if (!l.cross) l.asleep = false;
-        l.next_dial = 0;
+        l.waking = l.asleep && !l.cross;
+        l.asleep = l.asleep && l.cross;
+        l.lost_at = l.next_dial = l.dial_backoff = 0;
     }
 }
 
@@ -259,7 +271,7 @@ void Peer::dial(Link& l, Nanos now) {
 
 void Peer::dial_links(Nanos now) {
     make_links();
-    if (was_up_) cover_rails();
+    if (was_up_) cover_rails(now);
     for (Link& l : links_) {
         if (l.is_shm || l.asleep) continue;
         for (auto* ch : {&l.channel, &l.probe}) {
@@ -269,7 +281,8 @@ void Peer::dial_links(Nanos now) {
             (*ch)->close(why);
             channel_down(ch->get(), why);  // it is not told by a close of our own, and is to be dialled again
         }
-        if (l.id == kNoId && !l.channel && now >= l.next_dial) dial(l, now);
+        bool wanted = l.id == kNoId || l.waking;
+        if (wanted && !l.channel && !l.probe && now >= l.next_dial) dial(l, now);
     }
 }
 
@@ -339,6 +352,7 @@ void Peer::channel_up(Channel* channel) {
         if (l.probe.get() == channel) {
             if (l.channel) retired_.push_back(std::move(l.channel));
             l.channel = std::move(l.probe);
+            l.waking = false;
             l.dial_backoff = 0;
             engine_.link_probe(l.id, true);
             return;
