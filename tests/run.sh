@@ -2,7 +2,7 @@
 # tests/run.sh [TIER...]: set up what the tests need and run them; everything without arguments.
 #
 # Tiers, each of which runs alone: lint native unit contract metadata store integration sanitize protections
-# testbed e2e-vllm e2e-sglang bench. `all` is every one of them.
+# testbed soak e2e-vllm e2e-sglang bench. `all` is every one of them.
 #
 #   bash tests/run.sh                  everything
 #   bash tests/run.sh unit contract    about a minute, once built
@@ -17,7 +17,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/ci"
 python=${PYTHON:-python3}
 limit_minutes=${TENT_CI_MINUTES:-75}
-all_tiers=(lint native unit contract metadata store integration sanitize protections testbed e2e-vllm e2e-sglang bench)
+all_tiers=(lint native unit contract metadata store integration sanitize protections testbed soak e2e-vllm e2e-sglang bench)
 
 # shellcheck source=tests/ci/setup.sh
 . "$root/tests/ci/setup.sh"

@@ -151,6 +151,8 @@ in_engine() {
 
 tier_e2e_vllm() { in_engine vllm; }
 tier_e2e_sglang() { in_engine sglang; }
+# The long form is an hour of simulated time.
+tier_soak() { TENT_TEST_SIM_MINUTES=${TENT_TEST_SIM_MINUTES:-1} in_tests soak e2e/soak; }
 tier_testbed() { in_tests testbed e2e/testbed; }
 
 tier_bench() {

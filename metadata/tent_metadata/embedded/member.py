@@ -34,6 +34,7 @@ _JOIN_S = 15.0
 _START_S = 10.0
 _POLL_S = 0.002
 _REVIVE_S = 0.5
+_DYING_S = 1.0
 
 _lock = threading.Lock()
 _members: dict[str, _Member] = {}
@@ -175,7 +176,11 @@ class _Member:
     def _tidy(self) -> None:
         """Does a watchdog's last duty where there is none, because it was killed."""
         with contextlib.suppress(OSError):  # others use it still, or were faster
-            own = watchdog.take_watchdog_lock(self.path, 0.0) if os.path.isdir(self.path) else None
+            if not os.path.isdir(self.path):
+                return
+            # One that is just being killed holds its lock a moment longer than its server lives.
+            patience = 0.0 if _answers(self.path) else _DYING_S
+            own = watchdog.take_watchdog_lock(self.path, patience)
             if own is None:
                 return
             users = os.open(
