@@ -389,6 +389,7 @@ LinkRow Engine::link_row(const Peer& peer, const Peer::Link& link) const {
     row.view = sprayer_.view(link.id);
     bool tainted = row.view.state == sched::LinkState::down && row.view.corrupting > 0;
     row.state = tainted ? "corrupting" : kStates[static_cast<size_t>(row.view.state)];
+    if (link.asleep) row.state = "asleep";
     return row;
 }
 
