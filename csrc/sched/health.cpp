@@ -13,6 +13,8 @@ constexpr Nanos kMostJitter = 200 * kMillisecond;
 constexpr Nanos kSuspectToDown = 8;
 // Of a rail that was never measured: it may be as slow as this, in bytes a second.
 constexpr uint64_t kSlowestGuess = 5'000'000;
+// Of a link whose bytes are seen to arrive.
+constexpr Nanos kLongestSilence = 100 * kMillisecond;
 // A link that spoilt bytes is left alone for so long; twice as long each time, up to about a minute.
 constexpr Nanos kTainted = kSecond;
 // With too little traffic to prove itself, a link is up again after this.
@@ -110,6 +112,9 @@ Nanos Core::patience(const Link& l) const {
     bool proven = rails_[l.spec.local].model.proven() && rails_[l.spec.remote].model.proven();
     if (!proven)
         predicted = std::max(predicted, time_of(ahead, kSlowestGuess));  // nobody knows how slow it may be
+    // However slow it is, its bytes come a few at a time: a rate that was bounded by a long silence excuses
+    // no longer one.
+    if (l.shows_progress) predicted = std::min(predicted, kLongestSilence);
     return add_time(predicted, settings_.suspect_floor + l.jitter);
 }
 
