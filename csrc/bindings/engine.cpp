@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "proto/observe_messages.h"
 
 namespace tent::bindings {
 
@@ -179,7 +180,7 @@ py::list links_list(Engine& e) {
         d["peer"] = r.peer;
         d["transport"] = r.transport;
         d["name"] = r.name;
-        d["state"] = r.state;
+        d["state"] = proto::kLinkStates[r.state];
         d["rate_Bps"] = v.rate_Bps;
         d["latency_ns"] = v.latency;
         d["in_flight"] = v.in_flight;

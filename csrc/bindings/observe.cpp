@@ -25,7 +25,7 @@ py::dict link_dict(const proto::ObservedLink& l) {
     d["peer"] = l.peer;
     d["transport"] = l.transport;
     d["name"] = l.name;
-    d["state"] = kStates[l.state & 3];
+    d["state"] = proto::kLinkStates[l.state];
     d["rate_Bps"] = l.rate;
     d["burst"] = l.burst;
     d["in_flight"] = l.in_flight;

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/switches.h"
 #include "engine/door.h"
+#include "proto/observe_messages.h"
 
 namespace tent::engine {
 
@@ -381,15 +382,14 @@ std::vector<transport::Capabilities> Engine::capabilities() const {
 }
 
 LinkRow Engine::link_row(const Peer& peer, const Peer::Link& link) const {
-    static constexpr const char* kStates[] = {"down", "up", "suspect", "probation"};
     LinkRow row;
     row.peer = peer.descriptor().name;
     row.transport = link.is_shm ? "shm" : "tcp";
     row.name = link.name;
     row.view = sprayer_.view(link.id);
-    bool tainted = row.view.state == sched::LinkState::down && row.view.corrupting > 0;
-    row.state = tainted ? "corrupting" : kStates[static_cast<size_t>(row.view.state)];
-    if (link.asleep) row.state = "asleep";
+    row.state = static_cast<uint8_t>(row.view.state);
+    if (row.view.state == sched::LinkState::down && row.view.corrupting > 0) row.state = proto::kCorrupting;
+    if (link.asleep) row.state = proto::kAsleep;
     return row;
 }
 

@@ -48,7 +48,8 @@ struct Counters {
 };
 
 struct LinkRow {  // what `tent` shows of a link
-    std::string peer, transport, name, state;
+    std::string peer, transport, name;
+    uint8_t state = 0;  // index into proto::kLinkStates
     sched::LinkView view;
 };
 

@@ -40,7 +40,7 @@ proto::ObservedLink observed(const LinkRow& row) {
     l.peer = row.peer;
     l.transport = row.transport;
     l.name = row.name;
-    l.state = static_cast<uint8_t>(v.state);
+    l.state = row.state;
     l.rate = v.rate_Bps;
     l.burst = v.burst;
     l.in_flight = v.in_flight;

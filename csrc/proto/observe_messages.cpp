@@ -1,6 +1,7 @@
 #include "proto/observe_messages.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "proto/wire.h"
 
@@ -117,7 +118,7 @@ Code decode(ByteView body, NodeStats& m) {
         l.state = r.u8();
         l.faults = r.u32();
         numbers(l, [&](auto& v) { v = static_cast<std::remove_reference_t<decltype(v)>>(r.u64()); });
-        good = good && l.state <= 3;
+        good = good && l.state < std::size(kLinkStates);
         m.links.push_back(std::move(l));
     }
     return end(r, good);

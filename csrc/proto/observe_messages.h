@@ -48,9 +48,14 @@ struct ObservedFault {
     int64_t at = -1, detect = -1, reroute = -1, fence = -1, readmit = -1;
 };
 
+// What an observer is told of a link: the sprayer's states in its order, then what its owner knows beyond
+// them.
+constexpr const char* kLinkStates[] = {"down", "up", "suspect", "probation", "asleep", "corrupting"};
+constexpr uint8_t kAsleep = 4, kCorrupting = 5;
+
 struct ObservedLink {
     std::string peer, transport, name;
-    uint8_t state = 0;  // 0 down, 1 up, 2 suspect, 3 probation
+    uint8_t state = 0;  // index into kLinkStates
     uint64_t rate = 0;  // bytes a second: what the sprayer counts on
     uint64_t burst = 0, in_flight = 0;
     int64_t latency = 0;

@@ -109,7 +109,7 @@ TEST_CASE("an observer's message that says too much is refused") {
     many.links_in_all = kMaxObservedLinks;  // fewer than it goes on to tell
     CHECK(decode(bytes_of(many), back) == Code::protocol);
     NodeStats bad = some_stats();
-    bad.links[0].state = 4;
+    bad.links[0].state = 6;
     CHECK(decode(bytes_of(bad), back) == Code::protocol);
 
     RecordingPart part{9, 0, 0, 8, 8, 77, 400000, 0, {1}};
