@@ -41,7 +41,7 @@ def _text(raw: Any, where: str) -> str:
     return raw
 
 
-def _whole(raw: Any, where: str) -> int:
+def _whole(raw: object, where: str) -> int:
     if isinstance(raw, bool) or not isinstance(raw, int) or not 0 <= raw < 2**63:
         raise ConfigError(f"{where} must be a whole number, not {raw!r}")
     return raw
@@ -89,7 +89,7 @@ def _rate(raw: Any, where: str) -> int:
     return round(float(match.group(1)) * factor)
 
 
-def _share(raw: Any, where: str) -> int:
+def _share(raw: object, where: str) -> int:
     if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw <= 1:
         raise ConfigError(f"{where} must lie between 0 and 1, not at {raw!r}")
     return round(raw * 1_000_000)
