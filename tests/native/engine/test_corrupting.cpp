@@ -61,7 +61,7 @@ void bring_up(World& w) {
 std::string states(World& w) {
     std::string out;
     for (const auto& row : w.initiator->links())
-        out += "; " + row.name + " " + row.state + " " + std::to_string(row.view.used);
+        out += "; " + row.name + " " + proto::kLinkStates[row.state] + " " + std::to_string(row.view.used);
     return out;
 }
 
@@ -93,7 +93,7 @@ TEST_SUITE("protects:check") {
         CHECK(struck <= kPages);
         auto rows = w.initiator->links();
         CHECK(
-            std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.state == "corrupting"; }));
+            std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.state == proto::kCorrupting; }));
         for (int i = 0; i < 5; ++i) read_right(w, ++seed);
         // Links that cross over to the rail are found out in their turn; those of the good one never.
         for (const auto& row : w.initiator->links()) {
@@ -144,7 +144,7 @@ TEST_CASE("the only rail spoils a slice now and then: what can be read again is 
         REQUIRE(w.initiator->wait_released(**t, 20 * kSecond));
     }
     CHECK(good >= 6);
-    CHECK(w.initiator->links().front().state != "corrupting");
+    CHECK(w.initiator->links().front().state != proto::kCorrupting);
 }
 
 TEST_CASE("cancelled while it is read again: released, and the memory is the caller's") {
