@@ -92,8 +92,8 @@ TEST_SUITE("protects:check") {
         // It carried the slices of one transfer at most before it was found out.
         CHECK(struck <= kPages);
         auto rows = w.initiator->links();
-        CHECK(
-            std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.state == proto::kCorrupting; }));
+        CHECK(std::any_of(rows.begin(), rows.end(),
+                          [](const auto& row) { return row.state == proto::kCorrupting; }));
         for (int i = 0; i < 5; ++i) read_right(w, ++seed);
         // Links that cross over to the rail are found out in their turn; those of the good one never.
         for (const auto& row : w.initiator->links()) {
