@@ -301,6 +301,12 @@ bool Engine::deliver_notification(const std::string& peer, ByteView bytes) {
     return true;
 }
 
+bool Engine::has_transfers(const Peer& peer) const {
+    return std::any_of(transfers_.begin(), transfers_.end(), [&](const auto& one) {
+        return one.second->peer_.get() == &peer && !one.second->done();
+    });
+}
+
 void Engine::peer_changed(Peer& peer) {
     if (followers_.load() != 0) done_cv_.notify_all();
     std::vector<std::shared_ptr<Transfer>> ready;

@@ -152,6 +152,7 @@ class Engine final : public transport::Sink {
     void link_probe(LinkId link, bool good);
     bool link_is_up(LinkId link) const { return sprayer_.view(link).state == sched::LinkState::up; }
     void peer_changed(Peer& peer);
+    bool has_transfers(const Peer& peer) const;  // that are not done
     void peer_died(Peer& peer);
     void wake_followers();  // what a waiting caller waits for may have come
     Lender* lender() { return lender_.get(); }

@@ -199,9 +199,10 @@ void Peer::sleep(Link& l, const Status& why) {
     if (l.id != kNoId) engine_.link_down(l.id);
 }
 
-// A link without work costs its owner a thread of attention and both sides a descriptor.
+// A link without work costs both sides a descriptor. What waits for a link is work, too.
 void Peer::close_idle_links(Nanos now) {
     if (!want_tcp_ || !attempts_.empty() || now - last_used_ < engine_.settings().idle_close) return;
+    if (engine_.has_transfers(*this)) return;
     want_tcp_ = false;
     for (Link& l : links_) {
         if (!l.is_shm && !l.asleep) sleep(l, {Code::link_failed, "closed for want of work"});

@@ -36,6 +36,12 @@ with Engine(json.loads(sys.argv[1])) as engine:
             mine[:] = rest[0]
             engine.run(Intent("write", peer, [mine.ctypes.data], peer.segment("kv"), [0], size))
             answer = "ok"
+        elif what == "submit":
+            under_way = engine.submit(Intent("write", peer, [mine.ctypes.data], peer.segment("kv"), [0], size))
+            answer = "ok"
+        elif what == "finish":
+            under_way.result(30)
+            answer = "ok"
         elif what == "notify":
             engine.run(Intent("write", peer, [mine.ctypes.data], peer.segment("kv"), [0], 64, notify=rest[0].encode()))
             answer = "ok"
@@ -99,6 +105,21 @@ def _up(node: Node) -> set[str]:
 def _write(owner: Node, caller: Node, value: int) -> None:
     caller.ask("write", value)
     assert owner.ask("holds", value)
+
+
+def test_links_that_are_waited_for_are_not_idle(make_bed: MakeBed, make_node: MakeNode) -> None:
+    """Every rail is down for longer than idle links live: the transfer waits, and finishes."""
+    bed = make_bed(400)
+    lasting = {"tcp.idle_close_ms": 1, "engine.session_lease_ms": 60_000}
+    owner, caller = make_node(bed, 1), make_node(bed, 0, **lasting)
+    caller.ask("connect", owner.descriptor)
+    _write(owner, caller, 1)
+    bed.cut(0, "down")
+    caller.ask("submit")
+    for _ in range(200):
+        assert caller.ask("links")["rail0-rail0"] != "asleep"
+    bed.heal(0)
+    caller.ask("finish")
 
 
 def _ports(bed: Testbed, host: int) -> list[int]:
