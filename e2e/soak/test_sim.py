@@ -1,6 +1,6 @@
-"""The simulator for longer. CI has the short forms (tests/sim); this one by hand:
+"""The simulator for longer: an hour of simulated time, or TENT_TEST_SIM_MINUTES of it. CI's tier ``soak`` has a minute:
 
-python -m pytest e2e/soak/test_sim.py
+TENT_TEST_SIM_MINUTES=60 bash tests/run.sh soak
 """
 
 from __future__ import annotations
