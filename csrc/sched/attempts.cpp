@@ -160,7 +160,8 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
         }
         // Errors of an attempt that was given up say nothing that the revoke's cause did not.
         if (outcome == Outcome::link_error && !a.revoking) go_down(a.link);
-        if (outcome == Outcome::link_error && !f.ending && !protection_on(Protection::reroute)) {
+        // Whatever took it from its link: the fault itself, or the revoke that was faster.
+        if (outcome != Outcome::refused && !f.ending && !protection_on(Protection::reroute)) {
             fail_flow(a.flow, static_cast<uint16_t>(Code::link_failed));
             return;
         }
