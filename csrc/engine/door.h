@@ -37,7 +37,6 @@ class Engine::Door final : public transport::StreamHandler {
                 continue;  // closed: whoever comes in earnest dials again
             }
             ++engine_.counters_.connections_accepted;
-            transport::apply(got.get(), engine_.socket_options());
             std::string name = transport::describe(got.get());
             auto s = std::make_unique<transport::FrameStream>(
                 engine_.poller_, std::move(got), false, proto::Handshake::Role::owner,

@@ -77,7 +77,7 @@ std::vector<Interface> Engine::discover(const std::vector<Interface>& known) con
 Status Engine::add_rail(const Interface& i) {
     LocalRail rail;
     rail.address = {i.address, settings_.port};
-    auto fd = transport::listen_tcp(rail.address, rail.address.port);
+    auto fd = transport::listen_tcp(rail.address, socket_options(), rail.address.port);
     if (!fd.ok()) return fd.status();
     door_->add(std::move(*fd));
     rail.name = i.name;

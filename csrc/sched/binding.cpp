@@ -11,7 +11,7 @@ constexpr int kLookAhead = 16;
 // The share of the time left that one slice may take.
 constexpr uint64_t kFraction = 4;
 // No slice takes longer than this, so that what matters more never waits long behind it.
-constexpr Nanos kLongestSlice = 10 * kMillisecond;
+constexpr Nanos kLongestSlice = 2 * kMillisecond;
 // A flow that nothing was posted of for so long is served once, whatever its class.
 constexpr Nanos kStarving = 50 * kMillisecond;
 }  // namespace

@@ -181,6 +181,7 @@ bool Core::out_of_patience(LinkId id) {
             return false;
         }
         if (now_ < add_time(l.suspect_since, kSuspectToDown * settings_.suspect_floor)) return false;
+        if (!somewhere_better(id)) return false;
         go_down(id);
         l.condemned = true;
         return true;
@@ -209,14 +210,15 @@ void Core::bound_rate(Link& l) {
     }
 }
 
-// Another link of the peer that is idle, or that has shown life since this one last did. When all fall silent
-// together it is the peer, and nothing is gained by giving up one of them.
+// Another link of the peer that is idle, or that has been silent for less than half as long. When all fall
+// silent together it is the peer, and nothing is gained by giving up one of them: the last of them to be
+// heard of was heard of only a little later.
 bool Core::somewhere_better(LinkId id) const {
     const Link& l = links_[id];
     for (LinkId other : peers_[l.peer].links) {
         const Link& o = links_[other];
         if (other == id || !usable(o)) continue;
-        if (o.first == kNoId || o.quiet_since > l.quiet_since) return true;
+        if (o.first == kNoId || now_ - o.quiet_since < (now_ - l.quiet_since) / 2) return true;
     }
     return false;
 }

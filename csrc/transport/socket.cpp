@@ -54,13 +54,6 @@ std::string namespace_of(const char* kind) {
     return n > 0 ? std::string(link, static_cast<size_t>(n)) : "?";
 }
 
-}  // namespace
-
-std::string Address::text() const {
-    bool v6 = host.find(':') != std::string::npos;
-    return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
-}
-
 void apply(int fd, const SocketOptions& o) {
     int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -75,7 +68,14 @@ void apply(int fd, const SocketOptions& o) {
     }
 }
 
-Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port) {
+}  // namespace
+
+std::string Address::text() const {
+    bool v6 = host.find(':') != std::string::npos;
+    return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+Result<UniqueFd> listen_tcp(const Address& address, const SocketOptions& options, uint16_t& port) {
     sockaddr_storage a{};
     socklen_t size = 0;
     if (!parse(address, a, size)) {
@@ -85,6 +85,7 @@ Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port) {
     if (!fd) return {Code::no_memory, std::string("cannot make a socket: ") + strerror(errno)};
     int one = 1;
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    apply(fd.get(), options);
     if (bind(fd.get(), reinterpret_cast<sockaddr*>(&a), size) != 0 || listen(fd.get(), 256) != 0) {
         if (errno == EADDRINUSE) {
             return {Code::port_in_use, "port " + std::to_string(address.port) + " of " + address.host +

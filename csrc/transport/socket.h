@@ -27,7 +27,8 @@ struct Dialled {
     bool connecting = false;
 };
 
-Result<UniqueFd> listen_tcp(const Address& address, uint16_t& port);
+// Connections that it accepts have its options. `port`: the one that it listens on.
+Result<UniqueFd> listen_tcp(const Address& address, const SocketOptions& options, uint16_t& port);
 // Where a connection leaves from. Without a device it leaves by whatever the kernel's routes say, whatever
 // address it bears.
 struct Source {
@@ -40,7 +41,6 @@ Result<UniqueFd> listen_unix(const std::string& name);
 Result<Dialled> dial_unix(const std::string& name);
 // Accepts one connection; empty when none is waiting.
 UniqueFd accept_one(int fd);
-void apply(int fd, const SocketOptions& options);
 std::string local_host(int fd);  // its own address, without the port; empty for a unix socket
 std::string describe(int fd);    // "10.0.0.1:1234 -> 10.0.0.2:99"
 
