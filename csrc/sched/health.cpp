@@ -8,7 +8,9 @@ namespace tent::sched {
 namespace {
 constexpr Nanos kEagerProbing = 60 * kSecond;
 constexpr Nanos kSlowestProbing = 5 * kSecond;
-constexpr Nanos kMostJitter = 200 * kMillisecond;
+// What false alarms can teach. Whoever is silent for longer is faulty, and what it holds is better off
+// elsewhere.
+constexpr Nanos kMostJitter = 25 * kMillisecond;
 // A suspect that stays silent for so many times the least patience is down.
 constexpr Nanos kSuspectToDown = 8;
 // Of a rail that was never measured: it may be as slow as this, in bytes a second.
@@ -122,10 +124,12 @@ Nanos Core::patient_until(const Link& l) const {
     return add_time(l.quiet_since + (lag_ - l.quiet_lag), patience(l));
 }
 
-// The timer may fire early (it is set for the first slice of a busy period), never late.
+// The timer may fire early (it is set for the first slice of a busy period), never late: a link in probation
+// has one already, for the end of that.
 void Core::arm(LinkId id) {
     const Link& l = links_[id];
-    if (checks_.at(id) == kNever) checks_.set(id, patient_until(l));
+    if (l.first != l.last && checks_.at(id) != kNever) return;
+    checks_.set(id, std::min(checks_.at(id), patient_until(l)));
 }
 
 void Core::tick() {

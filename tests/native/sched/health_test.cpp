@@ -61,6 +61,24 @@ TEST_CASE("a silent link is suspected, its tail goes elsewhere, and it comes bac
     CHECK(w.carried[1] > before + (32 << 20));  // it carries its share again
 }
 
+TEST_CASE("a link that has just come back is watched like any other") {
+    World w;
+    links(w, 2);
+    w.flow(256 << 20);
+    w.run(w.now + kSecond);
+    w.cut(0);
+    w.mend(0);
+    while (w.sprayer.view(0).state == LinkState::down) REQUIRE(w.step());
+    REQUIRE(w.sprayer.view(0).state == LinkState::probation);
+    FlowId id = w.flow(64 << 20);
+    w.run(w.now + kMillisecond);
+    Nanos fault = w.now;
+    w.stall(0);
+    w.run(w.now + 10 * kSecond);
+    REQUIRE(w.flows[id].done);
+    CHECK(w.flows[id].ended - fault < 200 * kMillisecond);
+}
+
 TEST_CASE("the only link of a peer is never given up for being slow") {
     World w;
     links(w, 1);
