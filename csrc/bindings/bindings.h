@@ -64,6 +64,9 @@ struct TransferHandle {
     std::shared_ptr<engine::Transfer> transfer;
 };
 
+// settings.cpp
+engine::Settings settings_of(const py::dict& d);
+
 #ifdef TENT_TEST_SWITCHES
 // What FaultPlan.native() gives.
 std::shared_ptr<transport::Decorator> decorator_of(const py::dict& plan);

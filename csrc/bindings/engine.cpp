@@ -13,51 +13,6 @@ namespace {
 
 constexpr Nanos kSignalPause = 50 * kMillisecond;  // Ctrl-C is noticed this often
 
-template <class T>
-T get(const py::dict& d, const char* key, T missing) {
-    return d.contains(key) ? d[key].cast<T>() : missing;
-}
-
-engine::Settings settings_of(const py::dict& d) {
-    engine::Settings s;
-    s.cluster = get<std::string>(d, "cluster.id", s.cluster);
-    s.secret = get<std::string>(d, "cluster.secret", s.secret);
-    s.name = get<std::string>(d, "node.name", s.name);
-    s.host_identity = get<std::string>(d, "node.host_identity", s.host_identity);
-    s.bind = get<std::vector<std::string>>(d, "node.bind", {});
-    s.include = get<std::vector<std::string>>(d, "rails.include", {});
-    s.exclude = get<std::vector<std::string>>(d, "rails.exclude", {});
-    s.rail_rates = get<std::map<std::string, uint64_t>>(d, "rails.rates", {});
-    s.connections = get<int>(d, "tcp.connections", s.connections);
-    s.idle_close = get<int64_t>(d, "tcp.idle_close_ms", s.idle_close / kMillisecond) * kMillisecond;
-    s.advertise = get<std::vector<std::string>>(d, "node.advertise", {});
-    s.port = get<uint16_t>(d, "node.port", 0);
-    s.deadline = get<int64_t>(d, "engine.deadline_ms", s.deadline / kMillisecond) * kMillisecond;
-    s.lease = get<int64_t>(d, "engine.session_lease_ms", s.lease / kMillisecond) * kMillisecond;
-    s.heartbeat = get<int64_t>(d, "engine.heartbeat_ms", s.heartbeat / kMillisecond) * kMillisecond;
-    s.idle_heartbeat =
-        get<int64_t>(d, "engine.idle_heartbeat_ms", s.idle_heartbeat / kMillisecond) * kMillisecond;
-    s.connect_timeout =
-        get<int64_t>(d, "engine.connect_timeout_ms", s.connect_timeout / kMillisecond) * kMillisecond;
-    s.spin = get<int64_t>(d, "engine.spin_us", s.spin / kMicrosecond) * kMicrosecond;
-    s.copy_threads = get<int>(d, "engine.copy_threads", s.copy_threads);
-    s.inline_bytes = get<uint64_t>(d, "engine.inline_bytes", s.inline_bytes);
-    s.slice_min = get<uint64_t>(d, "engine.slice_min", s.slice_min);
-    s.slice_max = get<uint64_t>(d, "engine.slice_max", s.slice_max);
-    s.recorder_bytes = get<uint64_t>(d, "recorder.memory", s.recorder_bytes);
-    s.tcp = get<bool>(d, "tcp.enabled", s.tcp);
-    s.shm = get<bool>(d, "shm.enabled", s.shm);
-    s.pull = get<bool>(d, "shm.pull", s.pull);
-    s.congestion = get<std::string>(d, "tcp.congestion", s.congestion);
-    s.sndbuf = get<int>(d, "tcp.sndbuf", s.sndbuf);
-    s.rcvbuf = get<int>(d, "tcp.rcvbuf", s.rcvbuf);
-    s.notsent_lowat = get<int>(d, "tcp.notsent_lowat", s.notsent_lowat);
-#ifdef TENT_TEST_SWITCHES
-    if (d.contains("test.faults")) s.decorator = decorator_of(d["test.faults"]);
-#endif
-    return s;
-}
-
 Rights rights_of(const std::string& access) {
     if (access == "rw") return Rights::read_write;
     if (access == "r") return Rights::read;

@@ -46,8 +46,10 @@ Engine::Engine(const Settings& settings)
     : settings_(settings),
       host_(transport::host_identity(settings.host_identity)),
       born_(fork_generation()),
-      sprayer_(sched::Settings{.slice_min = settings.slice_min, .slice_max = settings.slice_max},
-               settings.recorder_bytes),
+      sprayer_(
+          sched::Settings{
+              .policy = settings.policy, .slice_min = settings.slice_min, .slice_max = settings.slice_max},
+          settings.recorder_bytes),
       responders_(std::max<uint64_t>(settings.slice_min, 1 << 20)) {
     incarnation_ = random_id();
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "sched/sprayer.h"
 
 namespace tent::transport {
 class Decorator;
@@ -35,6 +36,7 @@ struct Settings {
     uint64_t inline_bytes = 256 << 10;
     uint64_t slice_min = 64 << 10;
     uint64_t slice_max = 4 << 20;
+    sched::Policy policy = sched::Policy::water;
     bool tcp = true, shm = true, pull = true;
     std::string congestion = "cubic";
     int connections = 1;                              // of a pair of rails

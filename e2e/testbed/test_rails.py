@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +51,72 @@ with Engine(json.loads(sys.argv[1]), name="caller") as engine:
     peer.close()
 """
 
+# Begins transfers until one ends at its deadline; after the rails' return nothing of it may have landed.
+_OUTAGE = """
+import base64, json, sys
+import numpy as np
+from tent_core import Engine, Intent
+from tent_core.errors import DeadlineExceeded, PeerDead, TentError
+def say(what):
+    print(what, flush=True)
+settings, size, descriptor, op = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+with Engine(settings, name="caller") as engine:
+    peer = engine.connect(base64.b64decode(descriptor), 30)
+    memory = np.full(size, 1, np.uint8)
+    segment = engine.register(memory)
+    intent = lambda deadline=None: Intent(
+        op, peer, [memory.ctypes.data], peer.segment("kv"), [0], size, deadline=deadline
+    )
+    engine.run(intent(30))
+    say("ready")
+    failed = None
+    while failed is None:
+        transfer = engine.submit(intent())
+        try:
+            transfer.result(30)
+        except TentError as error:
+            failed = error
+    assert isinstance(failed, (DeadlineExceeded, PeerDead)), failed
+    assert transfer.wait_released(30), "released in bounded time"
+    memory[:] = 2
+    say("deadline")
+    sys.stdin.readline()
+    again = engine.connect(base64.b64decode(descriptor), 30)
+    check = np.zeros(size, np.uint8)
+    other = engine.register(check)
+    seen = []
+    for _ in range(20):
+        engine.run(Intent("read", again, [check.ctypes.data], again.segment("kv"), [0], size, deadline=30))
+        seen.append(check.copy())
+    assert (memory == 2).all(), "something landed in the caller's memory"
+    assert all(np.array_equal(seen[0], one) for one in seen), "something landed in the owner's memory"
+    say("untouched")
+    for one in (segment, other):
+        one.close()
+"""
+
 
 class Pair:
     """An owner on host 1 and a caller on host 0."""
 
-    def __init__(self, bed: Testbed, **settings: Any) -> None:
+    def __init__(self, bed: Testbed, program: str = _CALLER, *arguments: str, **settings: Any) -> None:
         python = [sys.executable, "-c"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         settings = json.dumps({**_SETTINGS, **settings})
         self.owner = bed.run(1, [*python, _OWNER, settings, str(_SIZE)], cwd=Path.cwd(), **pipes)
         descriptor = self.owner.stdout.readline().strip()
         assert base64.b64decode(descriptor), "the owner did not start; its error is above"
-        self.caller = bed.run(0, [*python, _CALLER, settings, str(_SIZE), descriptor], **pipes)
+        self.caller = bed.run(0, [*python, program, settings, str(_SIZE), descriptor, *arguments], **pipes)
 
     def rounds(self, count: int) -> None:
         """So many more rounds, each verified."""
         for _ in range(count):
             line = self.caller.stdout.readline()
             assert line.strip().isdigit(), f"the caller failed: {line}"
+
+    def said(self, what: str) -> None:
+        line = self.caller.stdout.readline()
+        assert line.strip() == what, f"the caller failed: {line}"
 
     def end(self) -> dict[str, int]:
         rest = self.caller.communicate("\n", timeout=120)[0].splitlines()
@@ -124,6 +173,52 @@ def test_invariant_3_a_rail_cut_under_traffic_fails_no_transfer(bed: Testbed, pa
     counted = pair.end()
     assert counted["transfers_failed"] == 0
     assert bed.counters(0)[0].sent >= before, "counters of a healed rail go on"
+
+
+def test_invariant_3_two_rails_lost_at_once_fail_no_transfer(bed: Testbed, pair: Pair) -> None:
+    pair.rounds(3)
+    bed.cut(0, "blackhole")
+    bed.cut(1, "down")
+    pair.rounds(3)
+    bed.heal(0)
+    bed.heal(1)
+    pair.rounds(3)
+    assert pair.end()["transfers_failed"] == 0
+
+
+@pytest.mark.parametrize("how", ["down", "blackhole"])
+def test_invariant_3_with_every_rail_lost_transfers_wait(bed: Testbed, pair: Pair, how: str) -> None:
+    pair.rounds(2)
+    for rail in range(bed.rails):
+        bed.cut(rail, how)
+    time.sleep(1)  # how long the outage lasts
+    for rail in range(bed.rails):
+        bed.heal(rail)
+    pair.rounds(4)
+    assert pair.end()["transfers_failed"] == 0
+
+
+@pytest.mark.parametrize("how", ["blackhole", "nothing-arrives"])
+@pytest.mark.parametrize("op", ["read", "write"])
+def test_invariant_2_what_failed_because_every_rail_was_lost_never_lands(
+    bed: Testbed, op: str, how: str
+) -> None:
+    """The deadline passes, the buffer is used for something else, the rails return with what they held up."""
+    settings = {"engine.session_lease_ms": 1_000, "engine.deadline_ms": 500}
+    pair = Pair(bed, _OUTAGE, op, **settings)
+    try:
+        pair.said("ready")
+        for rail in range(bed.rails):
+            bed.cut(rail, "one-way" if how == "nothing-arrives" else how)
+        pair.said("deadline")
+        for rail in range(bed.rails):
+            bed.heal(rail)
+        pair.caller.stdin.write("\n")
+        pair.caller.stdin.flush()
+        pair.said("untouched")
+        assert pair.caller.wait(60) == 0
+    finally:
+        pair.kill()
 
 
 @pytest.mark.parametrize("how", ["blackhole", "one-way"])

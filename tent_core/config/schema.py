@@ -167,6 +167,11 @@ class EngineConfig:
     )
     slice_min: int = size("64KiB", "Smallest slice of a larger transfer.", low="4KiB", high=1 << 30)
     slice_max: int = size("4MiB", "Largest slice.", low="4KiB", high=1 << 30)
+    policy: str = text(
+        "water",
+        "How slices are spread. Others than water are for comparison: 'tent bench rails'.",
+        choices=("water", "robin", "paper"),
+    )
     quarantine: int = size(
         "64MiB", "Memory lent to one writer that may wait for proof that it is gone.", low="0"
     )

@@ -208,12 +208,15 @@ class Testbed:
             ip("-n", self.namespace(host), "link", "set", device, state)
 
     def _lose(self, rail: int, senders: Iterable[int]) -> None:
-        """What these hosts send on the rail goes to a hardware address that nobody has."""
+        """What these hosts send on the rail goes to a hardware address that nobody has. The others' addresses on other
+        rails too: a host answers for them on every rail."""
         for sender in senders:
-            for to in range(self.hosts):
-                if to != sender:
-                    neighbour = (self.address(to, rail), "lladdr", _NOBODY, "dev", self._rail(rail))
-                    ip("-n", self.namespace(sender), "neigh", "replace", *neighbour, "nud", "permanent")
+            others = [to for to in range(self.hosts) if to != sender]
+            lost = [self.address(to, rail) for to in others]
+            lost += [address for to in others for address in self.addresses(to) if address not in lost]
+            for address in lost:
+                neighbour = (address, "lladdr", _NOBODY, "dev", self._rail(rail))
+                ip("-n", self.namespace(sender), "neigh", "replace", *neighbour, "nud", "permanent")
 
     def heal(self, rail: int) -> None:
         """Undoes every cut of the rail. Its rate stays as it was set last."""
