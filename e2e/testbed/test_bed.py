@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from support.beds import MakeBed
+from support.peers import until
 from tent_core.cli.main import main
 from tent_core.errors import InvalidArgument, NameInUse
 from tent_core.faults import FaultPlan
@@ -36,11 +37,17 @@ def _arrived(bed: Testbed, host: int) -> int:
 
 
 def _carried(bed: Testbed, rail: int, sender: int, receiver: int) -> int:
-    """Of 200 datagrams, those that arrive. Rails that are not shaped deliver before send() returns."""
+    """Of 200 datagrams, those that have arrived. Rails that are not shaped mostly deliver before send() returns."""
     before = _arrived(bed, receiver)
     command = [sys.executable, "-c", _SEND, bed.address(receiver, rail)]
     assert bed.run(sender, command).wait(60) == 0
     return _arrived(bed, receiver) - before
+
+
+def _carries_all(bed: Testbed, rail: int, sender: int, receiver: int) -> None:
+    before = _arrived(bed, receiver)
+    _carried(bed, rail, sender, receiver)
+    until(lambda: _arrived(bed, receiver) - before == _SENT, "every datagram")
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -50,7 +57,7 @@ def test_every_host_reaches_every_other_on_every_rail(make_bed: MakeBed, hosts: 
         for sender in range(hosts):
             receiver = (sender + 1) % hosts
             before = [one.received for one in bed.counters(receiver)]
-            assert _carried(bed, rail, sender, receiver) == _SENT
+            _carries_all(bed, rail, sender, receiver)
             now = [one.received for one in bed.counters(receiver)]
             assert now[rail] - before[rail] >= 200_000
             assert now[1 - rail] - before[1 - rail] < 100_000, "the other rail is idle"
@@ -59,15 +66,15 @@ def test_every_host_reaches_every_other_on_every_rail(make_bed: MakeBed, hosts: 
 @pytest.mark.parametrize("how", list(CUTS))
 def test_a_cut_rail_carries_nothing_and_a_healed_one_all(make_bed: MakeBed, how: str) -> None:
     bed = make_bed(0, 0)
-    assert _carried(bed, 0, 0, 1) == _SENT
+    _carries_all(bed, 0, 0, 1)
     bed.cut(0, how)
     assert _carried(bed, 0, 0, 1) == 0
     if how == "one-way":
-        assert _carried(bed, 0, 1, 0) == _SENT
-    assert _carried(bed, 1, 0, 1) == _SENT, "the rail beside it goes on"
+        _carries_all(bed, 0, 1, 0)
+    _carries_all(bed, 1, 0, 1)
     bed.heal(0)
-    assert _carried(bed, 0, 0, 1) == _SENT
-    assert _carried(bed, 0, 1, 0) == _SENT
+    _carries_all(bed, 0, 0, 1)
+    _carries_all(bed, 0, 1, 0)
 
 
 def test_rates_are_set_changed_and_taken_away(make_bed: MakeBed) -> None:
