@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ CUTS = {
 }
 _NOBODY = "02:00:00:00:00:01"  # a hardware address that no interface has
 _QUEUE = "20ms"
+_SETTLES_S = 3.0  # at most, what the kernel takes to notice that a rail is back
 _LEAST_BURST = 128 << 10
 
 
@@ -219,13 +221,21 @@ class Testbed:
                 ip("-n", self.namespace(sender), "neigh", "replace", *neighbour, "nud", "permanent")
 
     def heal(self, rail: int) -> None:
-        """Undoes every cut of the rail. Its rate stays as it was set last."""
+        """Undoes every cut of the rail, and returns when its ends see each other. Its rate stays as it was set last."""
         device = self._rail(rail)
         for host in range(self.hosts):
             ip("-n", self.namespace(host), "link", "set", device, "up")
             self._give_address(rail, host)
             for neighbour in self._lost(host, rail):
                 ip("-n", self.namespace(host), "neigh", "del", neighbour, "dev", device)
+        until = time.monotonic() + _SETTLES_S
+        while not all(self._works(host, rail) for host in range(self.hosts)) and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def _works(self, host: int, rail: int) -> bool:
+        """The kernel notices up to a second late that the other end of a pair came up, and drops packets until then."""
+        link = ip_json("-n", self.namespace(host), "link", "show", "dev", self._rail(rail))[0]
+        return "LOWER_UP" in link["flags"] and link["operstate"] == "UP"
 
     def _lost(self, host: int, rail: int) -> list[str]:
         """Addresses to which this host's packets vanish."""
