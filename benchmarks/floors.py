@@ -18,14 +18,14 @@ from typing import TypeVar
 from tent_core.config.environment import cache_home, for_developers
 from tent_core.errors import Unsupported
 
-__all__ = ["Coprocess", "Floors", "NativeCaller"]
+__all__ = ["Coprocess", "Floors", "NativeCaller", "built"]
 
 _FOLDER = Path(__file__).resolve().parent
 _SOURCE = _FOLDER / "native" / "floors.cpp"
 _Self = TypeVar("_Self", bound="Coprocess")
 
 
-def _built(name: str) -> Path | None:
+def built(name: str) -> Path | None:
     """A program of the CMake build, or None without one."""
     folders = [
         for_developers("TENT_BENCH_NATIVE"),
@@ -95,7 +95,7 @@ class Floors(Coprocess):
     """Plain memcpy and plain sockets. Answers in seconds unless it says otherwise."""
 
     def __init__(self) -> None:
-        super().__init__(str(_built("tent_bench_floors") or _compiled_floors()))
+        super().__init__(str(built("tent_bench_floors") or _compiled_floors()))
 
     def memcpy(self, nbytes: int, count: int, threads: int = 1) -> float:
         """``count`` copies between two warm shared mappings."""
@@ -119,11 +119,11 @@ class NativeCaller(Coprocess):
     """The engine under a C++ program. ``transport`` is ``shm`` or ``tcp``."""
 
     def __init__(self, transport: str) -> None:
-        super().__init__(str(_built("tent_bench_engine")), transport)
+        super().__init__(str(built("tent_bench_engine")), transport)
 
     @staticmethod
     def available() -> bool:
-        return _built("tent_bench_engine") is not None
+        return built("tent_bench_engine") is not None
 
     def timed(self, op: str, nbytes: int, count: int, ranges: int = 1) -> float:
         """Seconds for ``count`` intents of ``ranges`` ranges, at most two under way."""

@@ -24,7 +24,7 @@ from .common import Report, Say, quiet
 
 __all__ = ["KINDS", "interpreter", "run"]
 
-KINDS = ("memory", "tcp", "store", "directory")
+KINDS = ("memory", "tcp", "store", "directory", "sched")
 
 
 def interpreter(given: str | None) -> str | None:
@@ -69,8 +69,11 @@ def run(
     as_json: bool = False,
     rivals: str | None = None,
     out: Path | None = None,
+    page: Path | None = None,
 ) -> int:
-    """Measure and print; returns the exit status. One kind that does not run leaves the others their turn."""
+    """Measure and print; returns the exit status. One kind that does not run leaves the others their turn.
+
+    ``page``: the folder in which a kind that has a page of results writes it."""
     python = interpreter(rivals)
     reports: list[Report] = []
     broken = []
@@ -90,6 +93,8 @@ def run(
             broken.append(kind)
             continue
         reports.append(report)
+        if page is not None and hasattr(program, "write_page"):
+            program.write_page(report, f"tent bench {kind} --page {page}", page)
         if not as_json:
             if len(kinds) > 1:
                 print(f"\n--- {kind} ---")

@@ -50,8 +50,10 @@ bool Core::bind(Action& action) {
 
 // Ageing: the head of a lower class gets a slice now and then, however much there is above it.
 bool Core::bind_starved(Action& action) {
+    uint64_t above = 0;
     for (int c = 1; c < kPriorities; ++c) {
-        if (queued_[static_cast<size_t>(c)] == 0 || !any_local_room(0)) continue;
+        for (const Group& g : groups_) above += g.unfinished[static_cast<size_t>(c - 1)];
+        if (above == 0 || queued_[static_cast<size_t>(c)] == 0 || !any_local_room(0)) continue;
         for (uint32_t peer = 0; peer < peers_.size(); ++peer) {
             const Peer& p = peers_[peer];
             const Queue& q = p.queues[static_cast<size_t>(c)];
@@ -109,10 +111,11 @@ bool Core::load_has_room(const InFlight& load, int rank, uint64_t want, uint64_t
 }
 
 bool Core::has_room(const Link& l, int rank, uint64_t want) const {
+    // What mostly says no first: the local rail, which all peers share.
+    if (!load_has_room(rails_[l.spec.local].load, rank, want, l.pipe)) return false;
     if (l.spec.max_attempts != 0 && l.outstanding.attempts >= l.spec.max_attempts) return false;
-    return load_has_room(l.load, rank, want, l.pipe) &&
-           load_has_room(rails_[l.spec.local].load, rank, want, l.pipe) &&
-           load_has_room(rails_[l.spec.remote].load, rank, want, l.pipe);
+    return load_has_room(rails_[l.spec.remote].load, rank, want, l.pipe) &&
+           load_has_room(l.load, rank, want, l.pipe);
 }
 
 bool Core::allowed(const Flow& f, LinkId link) const {
@@ -187,25 +190,30 @@ uint64_t Core::slice_for(const Link& l, const Flow& f, Nanos left, bool single) 
     return std::max<uint64_t>(1, std::min(want, available));
 }
 
+// The link that finishes first of those that have room and finish by T. Where there is none, the one that
+// finishes first of all, if it has room. Links without room matter to the second question alone.
 Core::Choice Core::choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const {
+    auto carries = [&](LinkId id) { return links_[id].spec.tier == c.tier && allowed(f, id); };
     size_t links = 0;
-    for (LinkId id : p.usable) links += links_[id].spec.tier == c.tier && allowed(f, id) ? 1 : 0;
-    Choice best, chosen;  // the best of all, with room or not; the best of those that may take a slice
+    for (size_t i = 0; i < p.usable.size() && links < 2; ++i) links += carries(p.usable[i]) ? 1 : 0;
+    Choice best, chosen;
     Nanos best_finish = kNever, chosen_finish = kNever;
     uint64_t probe = std::min(settings_.slice_min, f.unbound());
     bool best_has_room = false;
     for (LinkId id : p.usable) {
         const Link& l = links_[id];
-        if (l.spec.tier != c.tier || !allowed(f, id)) continue;
+        // The larger the slice, the more room it has: without room for the largest there is none for any.
+        if (!has_room(l, rank, settings_.slice_max) || !carries(id)) continue;
+        Nanos finish = finish_in(l, f.priority(), probe);
+        if (finish >= chosen_finish) continue;
         uint64_t want = slice_for(l, f, ends - l.latency.get(), links == 1);
         bool room = has_room(l, rank, want);
-        Nanos finish = finish_in(l, f.priority(), probe);
         if (finish < best_finish) {
             best_finish = finish;
             best = {id, want, 0};
             best_has_room = room;
         }
-        if (!room || finish >= chosen_finish) continue;
+        if (!room) continue;
         Nanos whole = finish_in(l, f.priority(), want);
         if (whole > ends) continue;
         chosen = {id, want, whole};
@@ -213,6 +221,13 @@ Core::Choice Core::choose(const Peer& p, const Flow& f, int rank, const Capacity
     }
     if (chosen.link != kNoId) return chosen;
     if (!best_has_room) return {};
+    bool before = true;  // of two that finish at one time the first counts
+    for (LinkId id : p.usable) {
+        const Link& l = links_[id];
+        if (id == best.link) before = false;
+        if (id == best.link || has_room(l, rank, settings_.slice_max) || !carries(id)) continue;
+        if (finish_in(l, f.priority(), probe) < best_finish + (before ? 1 : 0)) return {};
+    }
     best.finish = finish_in(links_[best.link], f.priority(), best.want);
     return best;
 }

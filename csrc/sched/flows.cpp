@@ -10,10 +10,13 @@ void Core::add_flow(FlowId id, const FlowSpec& spec) {
     uint32_t slot = flow_pool_.take();
     flow_slots_.insert(id, slot);
     Flow& f = flow_pool_[slot];
-    std::vector<Span> returned = std::move(f.returned);  // keeps its room
+    // Lists keep their room.
+    std::vector<Span> returned = std::move(f.returned);
+    std::vector<LinkId> links = std::move(f.spec.allowed);
     returned.clear();
     f = Flow{};
     f.returned = std::move(returned);
+    f.spec.allowed = std::move(links);
     f.id = id;
     f.spec = spec;
     f.spec.priority = std::min(spec.priority, Priority::bulk);

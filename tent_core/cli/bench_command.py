@@ -18,6 +18,7 @@ _KINDS = {
     "tcp": "TCP over loopback beside raw sockets",
     "store": "the page store between two processes beside memcpy",
     "directory": "the directory beside plain redis-py",
+    "sched": "what scheduling a slice costs, and how that grows",
     "rails": "four shaped rails between two hosts (network namespaces: as root), together and when one is lost",
 }
 
@@ -40,6 +41,9 @@ def add_parser(commands: Any) -> None:
         help="measure Mooncake and NIXL in the same run, those that this Python has: an interpreter, or the folder of "
         "a virtual environment. The one that runs 'tent' where it is not given",
     )
+    parser.add_argument(
+        "--page", type=Path, metavar="FOLDER", help="sched: write scheduler-cost.md and .svg there as well"
+    )
     parser.set_defaults(run=run)
 
 
@@ -61,5 +65,7 @@ def load(name: str) -> ModuleType:
 
 def run(options: argparse.Namespace) -> int:
     kinds = [options.kind] if options.kind else list(_KINDS)
-    status: int = load("report").run(kinds, quick=options.quick, as_json=options.json, rivals=options.rivals)
+    status: int = load("report").run(
+        kinds, quick=options.quick, as_json=options.json, rivals=options.rivals, page=options.page
+    )
     return status
