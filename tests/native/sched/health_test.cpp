@@ -79,6 +79,25 @@ TEST_CASE("a link that has just come back is watched like any other") {
     CHECK(w.flows[id].ended - fault < 200 * kMillisecond);
 }
 
+TEST_CASE(
+    "a slow link whose bytes are seen to arrive is waited for a tenth of a second, not for its slowness") {
+    World w;
+    w.reports_progress = true;
+    w.link(w.rail(kGB / 10, true), w.rail(kGB / 10, true), 50 * kMicrosecond);
+    LinkId slow = w.link(w.rail(400'000, true), w.rail(400'000, true), 50 * kMicrosecond);
+    w.flow(kGB);
+    while (w.carried[slow] == 0) REQUIRE(w.step());  // two pieces of 64 KiB are 328 ms of it
+    REQUIRE(w.sprayer.view(slow).outstanding > 0);
+    Nanos fault = w.now;
+    w.stall(slow);
+    w.run(w.now + kSecond);
+    Nanos suspect = kNever;
+    for (const auto& [at, state] : w.states[slow])
+        if (state == LinkState::suspect && at >= fault) suspect = std::min(suspect, at);
+    REQUIRE(suspect != kNever);
+    CHECK(suspect - fault <= 110 * kMillisecond);
+}
+
 TEST_CASE("the only link of a peer is never given up for being slow") {
     World w;
     links(w, 1);
