@@ -37,16 +37,22 @@ class _Caller:
         self.engine.run(self.intent(op, size, 0))
         return time.monotonic() - started
 
-    def until_told(self, op: str, size: int, depth: int) -> list[tuple[float, float]]:
+    def seconds_drained(self, op: str, size: int) -> float:
+        """The same, right after another transfer has used up what the rails' token buckets pass at once."""
+        self.seconds(op, 16 * _MIB)
+        return self.seconds(op, size)
+
+    def until_told(
+        self, op: str, size: int, depth: int, priority: str = "normal"
+    ) -> list[tuple[float, float]]:
         """Transfers in a closed loop, ``depth`` at a time, until a line comes: (start, end) of each."""
         places = min(2 * depth, self.remote.length // size)
         under_way: deque[tuple[float, Any]] = deque()
         done, count = [], 0
         while not select.select([sys.stdin], [], [], 0)[0]:
             while len(under_way) < depth:
-                under_way.append(
-                    (time.monotonic(), self.engine.submit(self.intent(op, size, count % places * size)))
-                )
+                intent = self.intent(op, size, count % places * size, priority)
+                under_way.append((time.monotonic(), self.engine.submit(intent)))
                 count += 1
             begun, transfer = under_way.popleft()
             transfer.result()
@@ -56,19 +62,51 @@ class _Caller:
             transfer.result()
         return done
 
-    def small_ones(self, count: int, loaded: bool) -> list[float]:
-        """Seconds of ``count`` interactive reads of 64 KiB, one at a time, beside 64 MiB of bulk at a time or not."""
-        bulk = None
-        spent = []
-        for _ in range(count):
-            if loaded and (bulk is None or bulk.done):
-                bulk = self.engine.submit(self.intent("read", 64 * _MIB, _MIB, "bulk"))
+    def bulk_rate(self, size: int, count: int) -> float:
+        """Bytes a second of bulk reads of ``size``, two at a time."""
+        bulk = _Bulk(self, size)
+        while bulk.ended < count:
+            bulk.step(wait=True)
+        return bulk.rate()
+
+    def small_ones(self, count: int, size: int, bulk_size: int) -> dict[str, Any]:
+        """``count`` interactive reads of ``size``, one at a time, beside two bulk reads of ``bulk_size`` unless that is
+        0: seconds of each, and bytes a second of the bulk."""
+        bulk = _Bulk(self, bulk_size) if bulk_size else None
+        spent: list[float] = []
+        while len(spent) < count or (bulk is not None and bulk.ended < 3):
+            if bulk is not None:
+                bulk.step(wait=False)
             started = time.monotonic()
-            self.engine.run(self.intent("read", 64 << 10, 0, "interactive"))
+            self.engine.run(self.intent("read", size, self.remote.length - size, "interactive"))
             spent.append(time.monotonic() - started)
-        if bulk is not None:
-            bulk.result()
-        return spent
+        return {"spent": spent, "bulk_rate": bulk.rate() if bulk else 0.0}
+
+
+class _Bulk:
+    """Two bulk reads under way, again and again."""
+
+    def __init__(self, caller: _Caller, size: int) -> None:
+        self._caller, self._size = caller, size
+        self._under_way: deque[Any] = deque()
+        self._submitted = self.ended = 0
+        self._times: list[float] = []
+
+    def step(self, wait: bool) -> None:
+        while len(self._under_way) < 2:
+            intent = self._caller.intent("read", self._size, self._submitted % 2 * self._size, "bulk")
+            self._under_way.append(self._caller.engine.submit(intent))
+            self._submitted += 1
+        if wait or self._under_way[0].done:
+            self._under_way.popleft().result()
+            self._times.append(time.monotonic())
+            self.ended += 1
+
+    def rate(self) -> float:
+        """Between the first end and the last."""
+        for transfer in self._under_way:
+            transfer.result()
+        return self._size * (len(self._times) - 1) / (self._times[-1] - self._times[0])
 
 
 def main() -> None:

@@ -1,0 +1,151 @@
+"""Two hosts of a test bed, a process of ours on each, for the benchmarks over shaped rails. Needs root."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tent_core.errors import PermissionDenied
+from tent_core.testbed import Testbed
+
+__all__ = ["EQUAL", "UNEQUAL", "Caller", "Pair", "need_root", "pair_over", "raw_stream", "raw_sum"]
+
+_MIB = 1 << 20
+_SETTINGS = {"cluster.secret": "of a benchmark", "engine.deadline_ms": 60_000}
+UNEQUAL = (2000, 2000, 1000, 250)
+EQUAL = (4000, 4000, 4000, 4000)
+# Both ends of a raw stream, in blocks of 1 MiB. Each prints the processor's seconds that its stream took.
+_SINK = """
+import resource, socket, sys
+listener = socket.create_server((sys.argv[1], 7))
+print("listens", flush=True)
+stream, _ = listener.accept()
+before = resource.getrusage(resource.RUSAGE_SELF)
+left, buffer = int(stream.recv(16)), bytearray(1 << 20)
+while left > 0:
+    left -= stream.recv_into(buffer)
+stream.send(b"x")
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+"""
+_SOURCE = """
+import resource, socket, sys, time
+size = int(sys.argv[2])
+block = bytes(1 << 20)
+with socket.socket() as stream:
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    stream.connect((sys.argv[1], 7))
+    stream.sendall(b"%16d" % size)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.monotonic()
+    for _ in range(size >> 20):
+        stream.sendall(block)
+    stream.recv(1)
+    seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    print(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+"""
+
+
+class Caller:
+    """A process of rails_caller.py on host 0. One request at a time."""
+
+    def __init__(self, bed: Testbed, settings: str, descriptor: str) -> None:
+        command = [sys.executable, "-m", f"{__package__ or 'benchmarks'}.rails_caller", settings, descriptor]
+        self.process = bed.run(0, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answer()
+
+    def tell(self, *what: Any) -> None:
+        print(json.dumps(what), file=self.process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("the caller's process ended; its error is above")
+        return json.loads(line)
+
+    def ask(self, *what: Any) -> Any:
+        self.tell(*what)
+        return self.answer()
+
+    def during(self, act: Callable[[], Any], *what: Any) -> Any:
+        """A closed loop while ``act`` happens, such as rails_caller's until_told."""
+        self.tell(*what)
+        act()
+        self.tell()
+        return self.answer()
+
+
+class Pair:
+    """An owner on host 1, and callers on host 0: the first of them is ``caller``."""
+
+    def __init__(self, bed: Testbed, nbytes: int, more: dict[str, Any]) -> None:
+        self.bed = bed
+        self._settings = json.dumps({**_SETTINGS, **more})
+        command = [sys.executable, "-m", f"{__package__ or 'benchmarks'}.owner", str(nbytes), self._settings]
+        self.owner = bed.run(1, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.owner.stdout is not None
+        self._descriptor = self.owner.stdout.readline().strip()
+        self._callers: list[Caller] = []
+        self.caller = self.another_caller()
+
+    def another_caller(self) -> Caller:
+        self._callers.append(Caller(self.bed, self._settings, self._descriptor))
+        return self._callers[-1]
+
+    def cpu_seconds(self) -> float:
+        """What all of its processes have used."""
+        return sum(_cpu_seconds(one.pid) for one in (self.owner, *(c.process for c in self._callers)))
+
+    def close(self) -> None:
+        for process in (*(c.process for c in self._callers), self.owner):
+            process.communicate()
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def pair_over(rates: Sequence[int], nbytes: int, **settings: Any) -> Iterator[Pair]:
+    with Testbed.up(rates, name=f"bench{os.getpid() % 100_000}") as bed:
+        pair = Pair(bed, nbytes, settings)
+        try:
+            yield pair
+        finally:
+            pair.close()
+
+
+def need_root(kind: str) -> None:
+    if os.geteuid() != 0:
+        raise PermissionDenied(f"tent bench {kind} makes network namespaces: run it as root")
+
+
+def raw_sum(bed: Testbed, seconds: float) -> float:
+    """Bytes a second that single TCP streams reach, one rail after the other, summed up."""
+    rates = []
+    for row in bed.show()[: bed.rails]:
+        size = max(4, int(row.mbit / 8 * seconds)) * _MIB
+        rates.append(size / raw_stream(bed, row.rail, size)[0])
+    return sum(rates)
+
+
+def raw_stream(bed: Testbed, rail: int, size: int) -> tuple[float, float]:
+    """One TCP stream, cubic, from host 0 to host 1: its seconds, and those of the processor at both ends."""
+    address = bed.address(1, rail)
+    sink = bed.run(1, [sys.executable, "-c", _SINK, address], stdout=subprocess.PIPE, text=True)
+    assert sink.stdout is not None
+    sink.stdout.readline()  # it listens
+    source = bed.run(
+        0, [sys.executable, "-c", _SOURCE, address, str(size)], stdout=subprocess.PIPE, text=True
+    )
+    seconds, sending = (float(value) for value in source.communicate()[0].split())
+    return seconds, sending + float(sink.communicate()[0])
