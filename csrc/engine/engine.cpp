@@ -136,6 +136,10 @@ void Engine::close(Nanos timeout) {
     }
     stop_ = true;
     poller_.wake();
+    {
+        std::lock_guard lock(away_mutex_);
+        away_cv_.notify_all();
+    }
     news_cv_.notify_all();
     if (thread_.joinable()) thread_.join();
     copier_->stop();

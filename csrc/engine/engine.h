@@ -197,6 +197,8 @@ class Engine final : public transport::Sink {
     void lead(const std::atomic<bool>& flag, Nanos until);
     bool wait_for(const std::atomic<bool>& flag, Nanos timeout);
     Nanos others_lead(Nanos now) const;
+    void stay_away(Nanos now, Nanos pause);
+    void stop_leading();
     void cycle(const Poller::Batch* batch);
     void pump();
     void tick(Nanos now);
@@ -280,7 +282,10 @@ class Engine final : public transport::Sink {
     std::thread thread_;
     std::atomic<bool> stop_{false}, closed_{false};
     std::atomic<bool> leading_{false};
-    std::atomic<Nanos> led_at_{0};
+    std::atomic<Nanos> leads_since_{0}, led_at_{0};
+    std::mutex away_mutex_;
+    std::condition_variable away_cv_;
+    std::atomic<bool> away_{false};  // the progress thread waits for the end of a long lead
     std::mutex done_mutex_;
     std::condition_variable done_cv_;
     std::atomic<int> followers_{0};

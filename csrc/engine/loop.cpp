@@ -19,6 +19,8 @@ constexpr Nanos kIdleTick = 100 * kMillisecond;
 // second thread woken by the same events would only be in its way. Short: a caller that has left for good
 // wakes nobody.
 constexpr Nanos kLeaderPause = 200 * kMicrosecond;
+// After this the progress thread sleeps until the caller says that it leads no more.
+constexpr Nanos kLongLead = kMillisecond;
 }  // namespace
 
 void Engine::loop() {
@@ -27,8 +29,7 @@ void Engine::loop() {
     while (!stop_) {
         Nanos before = monotonic_now();
         if (Nanos pause = others_lead(before); pause > 0) {
-            timespec nap{0, pause};
-            nanosleep(&nap, nullptr);
+            stay_away(before, pause);
             continue;
         }
         // What has just come is often followed by more, and waking a core that has gone to sleep costs more
@@ -55,6 +56,27 @@ Nanos Engine::others_lead(Nanos now) const {
     if (leading_.load(std::memory_order_acquire)) return kLeaderPause;
     Nanos until = led_at_.load(std::memory_order_relaxed) + kLeaderPause;
     return std::clamp<Nanos>(until - now, 0, kLeaderPause);
+}
+
+void Engine::stay_away(Nanos now, Nanos pause) {
+    if (leading_.load() && now - leads_since_.load(std::memory_order_relaxed) > kLongLead) {
+        std::unique_lock lock(away_mutex_);
+        away_ = true;
+        away_cv_.wait_for(lock, std::chrono::nanoseconds(kIdleTick),
+                          [this] { return !leading_.load() || stop_.load(); });
+        away_ = false;
+        return;
+    }
+    timespec nap{0, pause};
+    nanosleep(&nap, nullptr);
+}
+
+void Engine::stop_leading() {
+    led_at_.store(monotonic_now(), std::memory_order_relaxed);
+    leading_.store(false);
+    if (!away_.load()) return;
+    std::lock_guard lock(away_mutex_);
+    away_cv_.notify_one();
 }
 
 void Engine::cycle(const Poller::Batch* batch) {
@@ -378,9 +400,9 @@ bool Engine::wait_for(const std::atomic<bool>& flag, Nanos timeout) {
     while (!flag.load(std::memory_order_acquire)) {
         bool nobody = false;
         if (!stop_ && leading_.compare_exchange_strong(nobody, true)) {
+            leads_since_.store(monotonic_now(), std::memory_order_relaxed);
             lead(flag, until);
-            led_at_.store(monotonic_now(), std::memory_order_relaxed);
-            leading_.store(false, std::memory_order_release);
+            stop_leading();
             wake_followers();  // one of them leads next
         } else {
             std::unique_lock lock(done_mutex_);

@@ -66,7 +66,7 @@ std::string states(World& w) {
 }
 
 void read_right(World& w, uint64_t seed) {
-    fill(w.theirs->base, kBytes, seed);
+    fill(w.their_memory(), kBytes, seed);
     std::memset(w.memory.data(), 0, kBytes);
     auto t = read(w, Pages(w));
     REQUIRE_MESSAGE(t.ok(), t.status().text());
@@ -112,9 +112,9 @@ TEST_SUITE("protects:check") {
 
     TEST_CASE("invariant 1: a page that is bad at its owner is blamed on no link, and fails alone") {
         World w(false, true, kBytes, {"127.0.0.1", "127.0.0.2"});
-        fill(w.theirs->base, kBytes, 5);
+        fill(w.their_memory(), kBytes, 5);
         Pages p(w);
-        w.theirs->base[3 * kPage + 17] ^= 1;
+        w.their_memory()[3 * kPage + 17] ^= 1;
         auto t = read(w, p);
         REQUIRE(t.ok());
         REQUIRE(w.initiator->wait(**t, 20 * kSecond));
@@ -132,7 +132,7 @@ TEST_CASE("the only rail spoils a slice now and then: what can be read again is 
     World w(false, true, kBytes, {"127.0.0.1"}, faults);
     int good = 0;
     for (uint64_t seed = 1; seed <= 12; ++seed) {
-        fill(w.theirs->base, kBytes, seed);
+        fill(w.their_memory(), kBytes, seed);
         auto t = read(w, Pages(w));
         REQUIRE(t.ok());
         REQUIRE(w.initiator->wait(**t, 20 * kSecond));
@@ -152,7 +152,7 @@ TEST_CASE("cancelled while it is read again: released, and the memory is the cal
     for (uint64_t seed = 1; seed <= 10; ++seed) {
         World w(false, true, kBytes, {"127.0.0.1", "127.0.0.2"}, faults);
         for (int i = 0; i < 10; ++i) {
-            fill(w.theirs->base, kBytes, seed + static_cast<uint64_t>(i));
+            fill(w.their_memory(), kBytes, seed + static_cast<uint64_t>(i));
             auto t = read(w, Pages(w));
             REQUIRE(t.ok());
             while (w.initiator->counters().read_again == 0 && !(*t)->done()) {

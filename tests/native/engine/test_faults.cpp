@@ -178,7 +178,7 @@ TEST_CASE(
         all.from_attempt = 2;
         auto faults = inject({13, {all}});
         World w(r.shm, r.region, kBytes, r.bind, faults);
-        std::memset(w.theirs->base, 1, kBytes);
+        std::memset(w.their_memory(), 1, kBytes);
         uint32_t id = w.theirs->id;
         uint64_t at = reinterpret_cast<uint64_t>(w.memory.data()), offset = 0, length = kBytes;
         Intent in;
@@ -195,7 +195,7 @@ TEST_CASE(
         CHECK((*t)->result().code() == Code::deadline);
         REQUIRE(w.initiator->wait_released(**t, 20 * kSecond));
         std::memset(w.memory.data(), 2, kBytes);
-        std::memset(w.theirs->base, 3, kBytes);
+        std::memset(w.their_memory(), 3, kBytes);
         Status s = w.initiator->unregister(w.ours->id, 10 * kSecond);
         REQUIRE_MESSAGE(s.ok(), s.text());
         CHECK(std::count(w.memory.begin(), w.memory.end(), 2) == static_cast<int64_t>(kBytes));

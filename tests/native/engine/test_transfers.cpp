@@ -30,7 +30,7 @@ TEST_CASE("bytes arrive, both ways, whatever the size and the reach") {
             Status s = w.run(Op::write, {0}, {3}, {n});
             REQUIRE_MESSAGE(s.ok(), s.text());
             CHECK(std::memcmp(w.theirs->base + 3, w.memory.data(), n) == 0);
-            fill(w.theirs->base + 3, n, n + 1);
+            fill(w.their_memory() + 3, n, n + 1);
             s = w.run(Op::read, {0}, {3}, {n});
             REQUIRE_MESSAGE(s.ok(), s.text());
             CHECK(std::memcmp(w.theirs->base + 3, w.memory.data(), n) == 0);
@@ -48,7 +48,7 @@ TEST_CASE("scatter and gather keep every range in its place") {
             offset.push_back((1499 - i) * 5001);
             length.push_back(1 + (i * 37) % 4999);
         }
-        fill(w.theirs->base, kBytes, 7);
+        fill(w.their_memory(), kBytes, 7);
         Status s = w.run(Op::read, at, offset, length);
         REQUIRE_MESSAGE(s.ok(), s.text());
         for (size_t i = 0; i < at.size(); ++i) {
@@ -61,7 +61,7 @@ TEST_CASE("a bad range fails alone") {
     for (const Reach& r : kReaches) {
         CAPTURE(r.name);
         World w(r.shm, r.region, kBytes, r.bind);
-        fill(w.theirs->base, kBytes, 9);
+        fill(w.their_memory(), kBytes, 9);
         auto t = w.submit(Op::read, {0, 4096, 8192}, {0, kBytes - 10, 8192}, {4096, 4096, 4096});
         REQUIRE(t.ok());
         REQUIRE(w.initiator->wait(**t, 20 * kSecond));
@@ -77,7 +77,7 @@ TEST_CASE("several threads share the engine") {
     for (const Reach& r : kReaches) {
         CAPTURE(r.name);
         World w(r.shm, r.region, kBytes, r.bind);
-        fill(w.theirs->base, kBytes, 11);
+        fill(w.their_memory(), kBytes, 11);
         std::vector<std::thread> threads;
         std::atomic<int> bad{0};
         for (uint64_t i = 0; i < 4; ++i) {
