@@ -19,7 +19,7 @@ Result<std::shared_ptr<Faults>> Faults::create(FaultPlan plan) {
 }
 
 Faults::Faults(FaultPlan plan)
-    : struck(plan.faults.size(), 0), plan_(std::move(plan)), started_(monotonic_now()) {}
+    : struck(plan.faults.size()), plan_(std::move(plan)), started_(monotonic_now()) {}
 
 Faults::~Faults() = default;
 

@@ -2,6 +2,7 @@
 // build does not link it. Loop token held for everything.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <vector>
@@ -33,8 +34,8 @@ class Faults final : public Decorator, public PollHandler {
     // Attempts posted on a link so far, over all its connections.
     uint64_t& posted(const FaultLink& link);
     void forget(FaultChannel* channel);
-    // How often each fault of the plan has struck: a test that expects one looks here.
-    std::vector<uint64_t> struck;
+    // How often each fault of the plan has struck: a test that expects one looks here, from any thread.
+    std::vector<std::atomic<uint64_t>> struck;
 
   private:
     explicit Faults(FaultPlan plan);

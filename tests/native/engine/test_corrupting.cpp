@@ -58,13 +58,6 @@ void bring_up(World& w) {
     }
 }
 
-std::string states(World& w) {
-    std::string out;
-    for (const auto& row : w.initiator->links())
-        out += "; " + row.name + " " + proto::kLinkStates[row.state] + " " + std::to_string(row.view.used);
-    return out;
-}
-
 void read_right(World& w, uint64_t seed) {
     fill(w.their_memory(), kBytes, seed);
     std::memset(w.memory.data(), 0, kBytes);

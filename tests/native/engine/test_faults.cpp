@@ -56,12 +56,12 @@ void accounts_balance(World& w) {
 void move_bytes(World& w, int times, const Faults* faults) {
     auto met = [&] {
         return faults == nullptr ||
-               std::all_of(faults->struck.begin(), faults->struck.end(), [](uint64_t n) { return n > 0; });
+               std::all_of(faults->struck.begin(), faults->struck.end(), [](const auto& n) { return n > 0; });
     };
     for (int i = 0; i < times || !met(); ++i) {
-        REQUIRE_MESSAGE(i < 2000, "a fault never struck");
+        REQUIRE_MESSAGE(i < 300, "a fault never struck" << states(w));
         CAPTURE(i);
-        uint8_t* from = i % 2 == 0 ? w.theirs->base : w.memory.data();
+        uint8_t* from = i % 2 == 0 ? w.their_memory() : w.memory.data();
         fill(from, kBytes, static_cast<uint64_t>(i) + 1);
         auto t = w.submit(i % 2 == 0 ? Op::read : Op::write, {0}, {0}, {kBytes});
         REQUIRE_MESSAGE(t.ok(), t.status().text());

@@ -93,4 +93,13 @@ struct World {
     std::shared_ptr<Peer> peer;
 };
 
+// For a failure's message.
+inline std::string states(World& w) {
+    std::string out;
+    for (const auto& row : w.initiator->links())
+        out += "; " + row.name + " " + proto::kLinkStates[row.state] + ": " + std::to_string(row.view.used) +
+               " slices, " + std::to_string(row.view.rate_Bps) + " B/s";
+    return out;
+}
+
 }  // namespace tent::test
