@@ -18,6 +18,7 @@ from .owner import SEGMENT
 __all__ = ["main"]
 
 _MIB = 1 << 20
+_PACE = 0.01  # seconds from one interactive read to the next
 
 
 class _Caller:
@@ -70,8 +71,8 @@ class _Caller:
         return bulk.rate()
 
     def small_ones(self, count: int, size: int, bulk_size: int) -> dict[str, Any]:
-        """``count`` interactive reads of ``size``, one at a time, beside two bulk reads of ``bulk_size`` unless that is
-        0: seconds of each, and bytes a second of the bulk."""
+        """``count`` interactive reads of ``size``, one every 10 ms, beside two bulk reads of ``bulk_size`` unless that
+        is 0: seconds of each, and bytes a second of the bulk."""
         bulk = _Bulk(self, bulk_size) if bulk_size else None
         spent: list[float] = []
         while len(spent) < count or (bulk is not None and bulk.ended < 3):
@@ -80,6 +81,7 @@ class _Caller:
             started = time.monotonic()
             self.engine.run(self.intent("read", size, self.remote.length - size, "interactive"))
             spent.append(time.monotonic() - started)
+            time.sleep(max(0.0, _PACE - spent[-1]))
         return {"spent": spent, "bulk_rate": bulk.rate() if bulk else 0.0}
 
 

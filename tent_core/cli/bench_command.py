@@ -19,7 +19,8 @@ _KINDS = {
     "store": "the page store between two processes beside memcpy",
     "directory": "the directory beside plain redis-py",
     "sched": "what scheduling a slice costs, and how that grows",
-    "rails": "four shaped rails between two hosts (network namespaces: as root), together and when one is lost",
+    "rails": "shaped rails between two hosts (network namespaces: as root): what they carry together",
+    "faults": "the same rails when one is lost, slows down or comes back",
 }
 
 
