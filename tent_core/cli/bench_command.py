@@ -31,7 +31,9 @@ def add_parser(commands: Any) -> None:
         description="Every figure is a ratio to a floor measured in the same run, interleaved with it.",
     )
     kinds = "; ".join(f"{kind}: {what}" for kind, what in _KINDS.items())
-    parser.add_argument("kind", nargs="?", choices=list(_KINDS), help=f"{kinds}. Without one, all that need no root")
+    parser.add_argument(
+        "kind", nargs="?", choices=list(_KINDS), help=f"{kinds}. Without one, all that need no root"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: seconds instead of minutes")
     parser.add_argument(
         "--json", action="store_true", help='print {"ratios": {name: value}, ...} and nothing else'
