@@ -1,7 +1,5 @@
 // Progress: who holds the loop token turns events into sprayer events, and the sprayer's actions into
 // postings.
-#include <sched.h>
-
 #include <algorithm>
 
 #include "base/fork_guard.h"
@@ -15,6 +13,17 @@ using sched::Outcome;
 
 namespace {
 constexpr Nanos kIdleTick = 100 * kMillisecond;
+
+// Between two looks. Not sched_yield: on a busy machine that gives away whole time slices, milliseconds each,
+// and a spin is over in some dozen microseconds anyway.
+void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
 // How long the progress thread stays away after a caller led: the next wait of that caller leads again, and a
 // second thread woken by the same events would only be in its way. Short: a caller that has left for good
 // wakes nobody.
@@ -33,12 +42,12 @@ void Engine::loop() {
             continue;
         }
         // What has just come is often followed by more, and waking a core that has gone to sleep costs more
-        // than the answer. Whoever else wants the core gets it.
+        // than the answer.
         bool spins = before < std::min(spin_until, next_wakeup_.load());
         Nanos timeout = spins ? 0 : std::clamp<Nanos>(next_wakeup_.load() - before, 0, kIdleTick);
         poller_.wait(batch, timeout);
         if (spins && batch.count == 0) {
-            sched_yield();
+            relax();
             continue;
         }
         if (others_lead(monotonic_now()) > 0) continue;  // level-triggered: the leader sees it, too
@@ -378,7 +387,7 @@ void Engine::lead(const std::atomic<bool>& flag, Nanos until) {
                             : std::clamp<Nanos>(std::min(next_wakeup_.load(), until) - now, 0, kIdleTick);
         int n = poller_.wait(batch, timeout);
         if (n == 0 && timeout == 0 && now < next_wakeup_.load()) {
-            sched_yield();
+            relax();
             continue;
         }
         std::lock_guard token(token_);
