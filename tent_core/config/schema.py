@@ -156,7 +156,7 @@ class EngineConfig:
     spin_us: int = integer(
         50,
         "us",
-        "How long a waiter, and the progress thread after news, spins (yielding the core) before it sleeps.",
+        "How long a waiter, and the progress thread after news, spins before it sleeps.",
         high=1_000_000,
     )
     copy_threads: int = integer(
