@@ -3,13 +3,13 @@
 bin="$build/venv/bin"
 package_folders=(tent_core metadata/tent_metadata connectors/tent_vllm connectors/tent_sglang)
 
-# in_tests TIER FOLDER... [-- ARGUMENT...]: pytest over these folders, from a neutral folder, so that the installed package
+# in_tests TIER PATH... [-- ARGUMENT...]: pytest over these folders or files, from a neutral folder, so that the installed package
 # is tested and not the source tree. Results go to build/ci/results for the summary.
 in_tests() {
     local tier=$1 folders=() extra=()
     shift
     while [ $# -gt 0 ] && [ "$1" != -- ]; do
-        [ -d "$root/$1" ] && folders+=("$root/$1")
+        [ -e "$root/$1" ] && folders+=("$root/$1")
         shift
     done
     [ ${#folders[@]} -gt 0 ] || { echo "no tests for $tier" >&2 && return 1; }
@@ -102,9 +102,12 @@ tsan_environment() {
     LD_PRELOAD="$(g++ -print-file-name=libtsan.so):$(g++ -print-file-name=libstdc++.so)"
 }
 
-# The native tests and the contract suite under ASan with UBSan, and under TSan. TSan takes several times as long, so of
-# the contract's ways to reach memory it sees one through shared memory and one over two network rails, which between them
-# run every thread there is; TENT_TEST_TSAN=all is the long form, with all of them.
+# The tests that inject faults into real engines.
+fault_suite=(tests/integration/test_rails.py tests/integration/test_fencing.py tests/integration/test_late_arrivals.py)
+
+# The native tests, the contract suite and the fault suite under ASan with UBSan, and under TSan. TSan takes several times
+# as long, so of the contract's ways to reach memory it sees one through shared memory and one over two network rails,
+# which between them run every thread there is; TENT_TEST_TSAN=all is the long form, with all of them.
 tier_sanitize() {
     local result=0 site ways=(-k "shm-memfd or tcp-two-rails")
     if without_doctest sanitize; then not_in_ci; return; fi
@@ -113,14 +116,16 @@ tier_sanitize() {
     if build_asan; then
         ASAN_OPTIONS="detect_leaks=1:abort_on_error=1" UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1" \
             run_ctest asan || result=1
-        site=$(python_site asan) && (asan_environment "$site" && in_tests asan-contract tests/contract) || result=1
+        site=$(python_site asan) && (asan_environment "$site" && in_tests asan-contract tests/contract "${fault_suite[@]}") ||
+            result=1
     else
         result=1
     fi
     if build_native tsan "${sanitized[@]}" -DTENT_SANITIZE=thread -DTENT_BUILD_PYTHON=ON; then
         TSAN_OPTIONS="halt_on_error=1:suppressions=$root/tests/ci/tsan.supp" run_ctest tsan || result=1
         site=$(python_site tsan) &&
-            (tsan_environment "$site" && in_tests tsan-contract tests/contract -- "${ways[@]}") || result=1
+            (tsan_environment "$site" && in_tests tsan-contract tests/contract -- "${ways[@]}") &&
+            (tsan_environment "$site" && in_tests tsan-faults "${fault_suite[@]}") || result=1
     else
         result=1
     fi
