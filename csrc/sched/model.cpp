@@ -138,8 +138,9 @@ uint64_t RateModel::tail(Nanos now) const {
 RateModel::Verdict RateModel::guess_by_tail(Nanos now) {
     uint64_t seen = tail(now);
     if (seen == 0 || (seen >= mul_div(rate_, 9, 10) && !(guessed_ && seen > rate_))) return Verdict::nothing;
-    rate_ = peak_ = std::clamp<uint64_t>(seen, 1, first_);
+    rate_ = std::clamp<uint64_t>(seen, 1, first_);  // not its peak: a guess is tried again after a while
     guessed_ = true;
+    last_sample_at_ = now;
     return Verdict::sample;
 }
 
@@ -151,7 +152,8 @@ RateModel::Verdict RateModel::first_guess(uint64_t least, Nanos now) {
     if (busy_bytes_ >= kEnough && now > busy_since_ && least > rate_) return take(least, now);
     uint64_t most = mul_div(least, kHope, 1);
     if (busy_bytes_ < kWorth || now - busy_since_ < kWeakSpan || most >= rate_) return Verdict::nothing;
-    rate_ = peak_ = std::max<uint64_t>(most, 1);
+    rate_ = std::max<uint64_t>(most, 1);
+    last_sample_at_ = now;
     return Verdict::sample;
 }
 

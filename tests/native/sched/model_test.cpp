@@ -183,6 +183,18 @@ TEST_CASE("before its first sample a rail is taken for what its later bytes show
     CHECK(m.measured() <= kGB);
 }
 
+TEST_CASE("a first slice that was held up is not held against a rail for ever") {
+    RateModel m;
+    m.start(kGB, false);
+    Nanos now = kSecond;
+    m.busy(now);
+    now += 100 * kMillisecond;
+    m.deliver(64 << 10, now, false, 0);
+    CHECK(m.rate(now) < 10'000'000);
+    CHECK(m.rate(now + kSecond / 2) < 10'000'000);
+    CHECK(m.rate(now + 10 * kSecond) == kGB);  // so slow a rail gets no work that could show otherwise
+}
+
 TEST_CASE("a short busy period raises no rate by its burst") {
     RateModel m;
     m.start(100'000'000, true);
