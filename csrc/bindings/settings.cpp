@@ -47,6 +47,7 @@ engine::Settings settings_of(const py::dict& d) {
     s.slice_min = get<uint64_t>(d, "engine.slice_min", s.slice_min);
     s.slice_max = get<uint64_t>(d, "engine.slice_max", s.slice_max);
     s.policy = policy_of(get<std::string>(d, "engine.policy", "water"));
+    s.hedge_percent = get<uint32_t>(d, "engine.hedge_percent", s.hedge_percent);
     s.recorder_bytes = get<uint64_t>(d, "recorder.memory", s.recorder_bytes);
     s.tcp = get<bool>(d, "tcp.enabled", s.tcp);
     s.shm = get<bool>(d, "shm.enabled", s.shm);

@@ -99,6 +99,7 @@ py::dict report_of(const Report& r) {
     d["actions"] = r.actions;
     d["posts"] = r.posts;
     d["revokes"] = r.revokes;
+    d["hedged"] = r.hedged;
     d["probes"] = r.probes;
     d["drained"] = r.drained;
     d["sessions"] = r.sessions;
@@ -138,6 +139,8 @@ Options options_of(const py::dict& d) {
     o.sched.suspect_floor = time_of(d, "suspect_floor");
     o.sched.probe_interval = time_of(d, "probe_interval");
     o.sched.window_slices = get<uint64_t>(d, "window_slices");
+    o.sched.hedge_ppm = get<uint32_t>(d, "hedge");
+    o.credits = get<bool>(d, "credits");
     o.lease = time_of(d, "lease");
     o.heartbeat = time_of(d, "heartbeat");
     o.bin = time_of(d, "bin");

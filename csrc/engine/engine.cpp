@@ -46,10 +46,11 @@ Engine::Engine(const Settings& settings)
     : settings_(settings),
       host_(transport::host_identity(settings.host_identity)),
       born_(fork_generation()),
-      sprayer_(
-          sched::Settings{
-              .policy = settings.policy, .slice_min = settings.slice_min, .slice_max = settings.slice_max},
-          settings.recorder_bytes),
+      sprayer_(sched::Settings{.policy = settings.policy,
+                               .slice_min = settings.slice_min,
+                               .slice_max = settings.slice_max,
+                               .hedge_ppm = 10'000 * std::min(settings.hedge_percent, 100u)},
+               settings.recorder_bytes),
       responders_(std::max<uint64_t>(settings.slice_min, 1 << 20)) {
     incarnation_ = random_id();
 }
@@ -181,6 +182,7 @@ proto::HandshakeConfig Engine::handshake_config() {
     c.self = {settings_.cluster, settings_.name, incarnation_, host_};
     c.secret = settings_.secret;
     c.nonce = random_id();
+    c.capabilities = proto::kCredits;
     return c;
 }
 

@@ -150,6 +150,11 @@ class Engine final : public transport::Sink {
     void link_down(LinkId link);
     void remove_link(LinkId link);
     void link_probe(LinkId link, bool good);
+    // Its owner's word: so many bytes of writes under way on it, for so long.
+    void link_window(LinkId link, uint64_t bytes, Nanos life) {
+        Nanos now = monotonic_now();
+        sprayer_.link_window(link, bytes, now + life, now);
+    }
     bool link_is_up(LinkId link) const { return sprayer_.view(link).state == sched::LinkState::up; }
     void peer_changed(Peer& peer);
     bool has_transfers(const Peer& peer) const;  // that are not done

@@ -302,8 +302,20 @@ void OwnerSession::on_payload(FrameStream& stream, const Header& h, ByteView bod
     }
     if (!s.ok()) {
         landing.clear();
-        answer(stream, FrameType::write_ack, h.attempt, s, bad);
+        return answer(stream, FrameType::write_ack, h.attempt, s, bad);
     }
+    engine_.responders().wrote(c->id, total, monotonic_now());
+}
+
+void OwnerSession::give_credit(uint32_t rail, uint64_t window) {
+    Connection* c = control();
+    if (c == nullptr || (c->stream->peer().capabilities & proto::kCredits) == 0) return;
+    Header h;
+    h.type = FrameType::credit;
+    h.attempt = rail;
+    h.aux = window;
+    c->stream->send(h);
+    c->stream->flush();
 }
 
 bool OwnerSession::may_land(FrameStream& stream) {

@@ -32,6 +32,9 @@ class OwnerSession final : public transport::StreamHandler {
     void flush();
     // Sends a part of a waiting read.
     void send_part(const proto::ReadGrant& grant);
+    // How much the peer may have under way to one of our rails, from its local rail `rail`. Said if it
+    // understands.
+    void give_credit(uint32_t rail, uint64_t window);
     void close(const std::string& why);
     // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;

@@ -157,6 +157,12 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             stream.send(echo);
             return;
         }
+        case FrameType::credit:
+            for (const Link& l : links_) {
+                if (!l.is_shm && l.local == h.attempt && l.id != kNoId)
+                    engine_.link_window(l.id, h.aux, proto::WriterCredits::kLife);
+            }
+            return;
         case FrameType::revoked:
             return revoked(h.attempt);
         case FrameType::segment_table: {

@@ -1,10 +1,12 @@
 // What peers wait to read, over all sessions: one responder per rail, so that peers share a rail fairly and a
-// better class goes first whoever asks. Loop token held.
+// better class goes first whoever asks. And what they write: one account per rail, so that many of them keep
+// no more under way together than a few would. Loop token held.
 #pragma once
 
 #include <map>
 #include <unordered_map>
 
+#include "proto/credits.h"
 #include "proto/responder.h"
 #include "transport/stream.h"
 
@@ -21,6 +23,8 @@ class Responders {
     // False: too much of this session waits already.
     bool add(const proto::ReadRequest& request);
     void cancel(uint64_t connection, uint64_t session, AttemptId attempt);
+    // So many bytes of a write come over this connection.
+    void wrote(uint64_t connection, uint64_t bytes, Nanos now);
     // Hands out all that connections have room for.
     void serve();
 
@@ -29,12 +33,14 @@ class Responders {
         OwnerSession* session;
         transport::FrameStream* stream;
         proto::Responder* responder;
+        proto::WriterCredits* credits;
     };
     static bool ready(void* self, uint64_t connection);
 
     uint64_t chunk_;
     uint64_t next_ = 1;
     std::map<RailId, proto::Responder> rails_;
+    std::map<RailId, proto::WriterCredits> credits_;
     std::unordered_map<uint64_t, Reader> readers_;
 };
 

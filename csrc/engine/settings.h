@@ -37,6 +37,7 @@ struct Settings {
     uint64_t slice_min = 64 << 10;
     uint64_t slice_max = 4 << 20;
     sched::Policy policy = sched::Policy::water;
+    uint32_t hedge_percent = 0;  // of the bytes may move early from links that are late
     bool tcp = true, shm = true, pull = true;
     std::string congestion = "cubic";
     int connections = 1;                              // of a pair of rails

@@ -41,8 +41,26 @@ Identity get_identity(Reader& r) {
     return who;
 }
 
-void skip_extensions(Reader& r) {
-    r.raw(r.u16());
+constexpr uint8_t kCapabilities = 1;
+
+void put_extensions(Writer& w, uint32_t capabilities) {
+    if (capabilities == 0) return w.u16(0);
+    w.u16(6);
+    w.u8(kCapabilities);
+    w.u8(4);
+    w.u32(capabilities);
+}
+
+// What the peer can do. What a later version wrote there is skipped, whatever it looks like.
+uint32_t get_extensions(Reader& r) {
+    Reader entries(r.raw(r.u16()));
+    uint32_t capabilities = 0;
+    while (entries.ok() && entries.left() > 0) {
+        uint8_t kind = entries.u8();
+        Reader value(entries.raw(entries.u8()));
+        if (entries.ok() && kind == kCapabilities && value.left() == 4) capabilities = value.u32();
+    }
+    return capabilities;
 }
 
 std::string range_text(uint16_t low, uint16_t high) {
@@ -164,7 +182,7 @@ void Handshake::send_hello() {
     w.id(config_.session);
     w.u32(config_.link);
     w.id(config_.nonce);
-    w.u16(0);  // extensions
+    put_extensions(w, config_.capabilities);
     send(body);
     result_.purpose = config_.purpose;
     result_.session = config_.session;
@@ -188,7 +206,7 @@ Status Handshake::on_hello(ByteView message, Reader r) {
     result_.session = r.id();
     result_.link = r.u32();
     Id128 nonce = r.id();
-    skip_extensions(r);
+    result_.capabilities = config_.capabilities & get_extensions(r);
     if (!r.done() || purpose < static_cast<uint8_t>(Purpose::control) ||
         purpose > static_cast<uint8_t>(Purpose::probe) || nonce == Id128{} || nonce == config_.nonce)
         return fail(Code::protocol, "a malformed HELLO");
@@ -217,7 +235,7 @@ void Handshake::send_reply() {
     w.u16(result_.version);
     put(w, config_.self);
     w.id(config_.nonce);
-    w.u16(0);  // extensions
+    put_extensions(w, result_.capabilities);
     // The proof covers the message's own framing, so the length is written for the whole first.
     Sha256 room{};
     w.raw(room);
@@ -231,7 +249,7 @@ Status Handshake::on_reply(ByteView message, Reader r) {
     result_.version = r.u16();
     result_.peer = get_identity(r);
     Id128 nonce = r.id();
-    skip_extensions(r);
+    result_.capabilities = config_.capabilities & get_extensions(r);
     ByteView mac = r.raw(Sha256{}.size());
     if (!r.done()) return fail(Code::protocol, "a malformed REPLY");
     ByteView covered = message.first(message.size() - mac.size());

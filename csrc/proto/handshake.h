@@ -8,11 +8,13 @@
 //   owner     -> ACCEPT  (either side: REJECT code + message, at any point)
 //
 // A message is "TENT", u16 bytes that follow, u8 kind, fields; at most kMaxHandshake bytes in all. HELLO and
-// REPLY end with an extension block that this version leaves empty and skips, so that a later version's HELLO
-// can be answered. The transcript is every byte sent so far by either side. Roles and both nonces are under
-// the HMAC, so neither replay nor reflection works. With an empty secret the HMAC is keyed with zero bytes:
-// integrity of the exchange only (the engine then listens on loopback and unix sockets alone). A REJECT
-// proves nothing about who sent it: it ends this connection and no more.
+// REPLY end with an extension block: u16 bytes, then entries of u8 kind, u8 length, that many bytes. What is
+// not known is skipped, so that a later version's HELLO can be answered. Kind 1, four bytes: what its sender
+// can do beyond version 1; what both can do may be used on this connection. Who can do no more sends no
+// entry. The transcript is every byte sent so far by either side. Roles and both nonces are under the HMAC,
+// so neither replay nor reflection works. With an empty secret the HMAC is keyed with zero bytes: integrity
+// of the exchange only (the engine then listens on loopback and unix sockets alone). A REJECT proves nothing
+// about who sent it: it ends this connection and no more.
 #pragma once
 
 #include <string>
@@ -24,6 +26,9 @@
 namespace tent::proto {
 
 constexpr size_t kMaxHandshake = 2048;
+
+// Bits of what an end can do beyond version 1.
+constexpr uint32_t kCredits = 1;  // understands `credit` frames
 
 enum class Purpose : uint8_t { control = 1, data = 2, interactive = 3, probe = 4 };
 
@@ -45,6 +50,7 @@ struct HandshakeConfig {
     uint32_t link = 0;  // data: index of the local rail, for the owner's logs and per-rail queues
     Id128 nonce{};      // fresh random bits, given by the caller (purity)
     uint16_t version_min = 1, version_max = 1;
+    uint32_t capabilities = 0;
 };
 
 struct HandshakeResult {
@@ -53,6 +59,7 @@ struct HandshakeResult {
     Id128 session{};
     uint32_t link = 0;
     uint16_t version = 0;
+    uint32_t capabilities = 0;  // of both ends
 };
 
 class Handshake {

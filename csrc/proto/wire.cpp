@@ -13,8 +13,8 @@ struct Shape {
 constexpr size_t kPullBytes = kPieceBytes + sizeof(uint64_t);  // a piece and its source address
 constexpr size_t kPiecesBody = kMaxPieces * kPieceBytes;
 
-constexpr std::array<Shape, 21> kShapes = [] {
-    std::array<Shape, 21> s{};
+constexpr std::array<Shape, 22> kShapes = [] {
+    std::array<Shape, 22> s{};
     auto at = [&s](FrameType t) -> Shape& { return s[static_cast<size_t>(t)]; };
     at(FrameType::write) = {kPiecesBody, true, false};
     at(FrameType::write_ack) = {kMaxMessage, false, true};
@@ -36,6 +36,7 @@ constexpr std::array<Shape, 21> kShapes = [] {
     at(FrameType::mapped) = {kMaxBody, false, true};
     at(FrameType::bye) = {kMaxMessage, false, true};
     at(FrameType::pull) = {kMaxPieces * kPullBytes, false, false};
+    at(FrameType::credit) = {0, false, false};
     return s;
 }();
 

@@ -63,6 +63,9 @@ enum class FrameType : uint8_t {
     bye = 19,     // either: orderly end; aux = copies out of the other's memory that still run; body = reason
     pull = 20,  // initiator, same host: attempt, aux = lease token, body = pieces then u64 source addresses:
                 // the owner copies out of the initiator's memory (process_vm_readv) and answers write_ack
+    credit = 21,  // owner, on the control connection, to whoever can do `credits` (handshake.h): attempt =
+                  // the initiator's local rail (`link` of its HELLOs), aux = bytes of writes that its links
+                  // from there may have under way for the next second, 0: as many as it likes
 };
 
 struct Header {

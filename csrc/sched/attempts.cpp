@@ -135,6 +135,8 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
             set_pipe(l);
         }
         reissue_credit_ = std::min(reissue_credit_ + a.bytes() / 10, 16 * settings_.slice_max);
+        hedge_credit_ = std::min(hedge_credit_ + mul_div(a.bytes(), settings_.hedge_ppm, 1'000'000),
+                                 4 * settings_.slice_max);
         sign_of_life(a.link);
         prove(l, a.link);
         if (!f.ending) {

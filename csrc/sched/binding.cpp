@@ -24,7 +24,12 @@ bool Core::next(Action& action) {
         if (action.kind == Action::Kind::revoke && attempt_slots_.find(action.attempt) == kNoId) continue;
         return true;
     }
-    return dirty_ && bind(action);
+    if (dirty_ && bind(action)) return true;
+    if (settings_.hedge_ppm == 0) return false;
+    hedge();
+    if (actions_.empty()) return false;
+    action = actions_.pop();
+    return true;
 }
 
 bool Core::bind(Action& action) {
@@ -118,6 +123,16 @@ bool Core::has_room(const Link& l, int rank, uint64_t want) const {
            load_has_room(l.load, rank, want, l.pipe);
 }
 
+// What the owner lets this link have in flight for such a flow; 0: what there is room for.
+uint64_t Core::window_of(const Link& l, const Flow& f) const {
+    return f.spec.op == Op::write && now_ < l.window_until ? l.window : 0;
+}
+
+bool Core::within_window(const Link& l, const Flow& f, int rank, uint64_t want) const {
+    uint64_t window = window_of(l, f);
+    return window == 0 || l.load.attempts_to(rank) == 0 || l.load.bytes_to(rank) + want <= window;
+}
+
 bool Core::allowed(const Flow& f, LinkId link) const {
     if (links_[link].spec.tier < f.spec.from_tier) return false;
     return f.spec.allowed.empty() || std::binary_search(f.spec.allowed.begin(), f.spec.allowed.end(), link);
@@ -175,6 +190,8 @@ uint64_t Core::slice_for(const Link& l, const Flow& f, Nanos left, bool single) 
     uint64_t most =
         std::min(settings_.slice_max, std::max(settings_.slice_min, bytes_in(kLongestSlice, l.rate)));
     if (l.ramp != 0) most = std::min(most, l.ramp);
+    if (uint64_t window = window_of(l, f); window != 0)
+        most = std::min(most, std::max(settings_.slice_min, window / 2));
     // A small flow goes at once, in one piece.
     if (f.spec.bytes <= 2 * settings_.slice_min) return available;
     uint64_t want;
@@ -207,7 +224,7 @@ Core::Choice Core::choose(const Peer& p, const Flow& f, int rank, const Capacity
         Nanos finish = finish_in(l, f.priority(), probe);
         if (finish >= chosen_finish) continue;
         uint64_t want = slice_for(l, f, ends - l.latency.get(), links == 1);
-        bool room = has_room(l, rank, want);
+        bool room = has_room(l, rank, want) && within_window(l, f, rank, want);
         if (finish < best_finish) {
             best_finish = finish;
             best = {id, want, 0};

@@ -30,7 +30,7 @@ void visit_span(A& a, Span& x) {
 
 template <class A>
 void visit_settings(A& a, Settings& x) {
-    auto& [policy, slice_min, slice_max, initial_rate, suspect_floor, probe_interval, window] = x;
+    auto& [policy, slice_min, slice_max, initial_rate, suspect_floor, probe_interval, window, hedge] = x;
     a.u(policy);
     a.u(slice_min);
     a.u(slice_max);
@@ -38,6 +38,7 @@ void visit_settings(A& a, Settings& x) {
     a.t(suspect_floor);
     a.t(probe_interval);
     a.u(window);
+    a.u(hedge);
 }
 
 template <class A>
@@ -222,10 +223,10 @@ void Checkpoint::rail(A& a, T& x) {
 template <class A, class T>
 void Checkpoint::link(A& a, T& x) {
     auto& [spec, peer, state, removed, counted, load, first, last, path, path_rate, path_lows, local_mark,
-           remote_mark, marked_at, rate, pipe, pace, latency, ramp, quiet_since, quiet_lag, jitter,
-           suspect_since, down_since, probation_since, next_probe, probe_gap, shows_progress, condemned,
-           corrupting, tainted_until, posted, used, superseded, revoked, failed, outstanding, reissued, bound,
-           average, last_done] = x;
+           remote_mark, marked_at, rate, pipe, pace, latency, ramp, window, window_until, quiet_since,
+           quiet_lag, jitter, suspect_since, down_since, probation_since, next_probe, probe_gap,
+           shows_progress, condemned, corrupting, tainted_until, posted, used, superseded, revoked, failed,
+           outstanding, reissued, bound, average, last_done] = x;
     visit_link_spec(a, spec);
     a.u(peer);
     a.u(state);
@@ -245,6 +246,8 @@ void Checkpoint::link(A& a, T& x) {
     if constexpr (A::loads) pace = Pace(rate);
     latency_model(a, latency);
     a.u(ramp);
+    a.u(window);
+    a.t(window_until);
     for (Nanos* t : {&quiet_since, &quiet_lag, &jitter, &suspect_since, &down_since, &probation_since,
                      &next_probe, &probe_gap, &tainted_until})
         a.t(*t);
@@ -337,8 +340,8 @@ template <class A>
 void Checkpoint::visit(A& a, Core& core) {
     auto& [settings, now, lag, rails, links, locals, peers, peer_slots, groups, version, groups_refreshed,
            refresh_due, flow_pool, attempt_pool, flow_slots, attempt_slots, next_order, next_attempt,
-           deadlines, checks, actions, dirty, turn, queued, reissue_credit, submitted, completed, failed,
-           cancelled] = core;
+           deadlines, checks, actions, dirty, turn, queued, reissue_credit, hedge_credit, hedged, hedge_due,
+           submitted, completed, failed, cancelled] = core;
     visit_settings(a, settings);
     a.t(now);
     a.t(lag);
@@ -378,7 +381,9 @@ void Checkpoint::visit(A& a, Core& core) {
     a.u(dirty);
     fixed(a, turn);
     fixed(a, queued);
-    for (uint64_t* n : {&reissue_credit, &submitted, &completed, &failed, &cancelled}) a.u(*n);
+    a.t(hedge_due);
+    for (uint64_t* n : {&reissue_credit, &hedge_credit, &hedged, &submitted, &completed, &failed, &cancelled})
+        a.u(*n);
 }
 
 bool Checkpoint::save(const Core& core, Bytes& out, size_t most) {

@@ -1,7 +1,7 @@
 // The sprayer's inside, one concept a file: topology.cpp (rails, links, what they carry together), flows.cpp
-// (queues and their ends), binding.cpp (which link takes which slice), policy.cpp (others to compare with),
-// attempts.cpp (posting and outcomes), health.cpp (suspicion, probes, re-issue), accounts.cpp (views and
-// sums).
+// (queues and their ends), binding.cpp (which link takes which slice), hedge.cpp (late ones move early),
+// policy.cpp (others to compare with), attempts.cpp (posting and outcomes), health.cpp (suspicion, probes,
+// re-issue), accounts.cpp (views and sums).
 #pragma once
 
 #include <map>
@@ -20,6 +20,7 @@ class Core {
     RailId add_rail(const RailSpec& spec);
     LinkId add_link(const LinkSpec& spec);
     void remove_link(LinkId link);
+    void link_window(LinkId link, uint64_t bytes, Nanos until);
     // flows.cpp
     void add_flow(FlowId id, const FlowSpec& spec);
     void set_priority(FlowId id, Priority priority);
@@ -34,7 +35,7 @@ class Core {
     void link_corrupting(LinkId link);
     void own_lag(Nanos lag) { lag_ += lag > 0 ? lag : 0; }
     void tick();
-    Nanos next_wakeup() const { return std::min(deadlines_.earliest(), checks_.earliest()); }
+    Nanos next_wakeup() const { return std::min({deadlines_.earliest(), checks_.earliest(), hedge_due_}); }
     // binding.cpp
     bool next(Action& action);
     Nanos predict(PeerId peer, uint64_t bytes, Priority priority);
@@ -44,6 +45,7 @@ class Core {
     bool balanced() const;
     size_t flows() const { return flow_slots_.size(); }
     uint64_t outstanding() const { return attempt_slots_.size(); }
+    uint64_t hedged() const { return hedged_; }
 
     // Every event says when it happened; time never runs backwards here.
     void at(Nanos now) { now_ = std::max(now_, now); }
@@ -98,6 +100,8 @@ class Core {
     bool has_room(const Link& l, int rank, uint64_t want) const;
     bool load_has_room(const InFlight& load, int rank, uint64_t want, uint64_t pipe) const;
     bool any_local_room(int rank) const;
+    uint64_t window_of(const Link& l, const Flow& f) const;
+    bool within_window(const Link& l, const Flow& f, int rank, uint64_t want) const;
     const Capacity* capacity_for(const Peer& p, const Flow& f) const;
     Nanos ends_in(const Peer& p, const Capacity& c, int priority, uint64_t backlog) const;
     Nanos wait_of(const Link& l, int rank, uint64_t extra) const;
@@ -107,6 +111,13 @@ class Core {
     uint64_t slice_for(const Link& l, const Flow& f, Nanos left, bool single) const;
     Choice choose(const Peer& p, const Flow& f, int rank, const Capacity& c, Nanos ends) const;
     bool allowed(const Flow& f, LinkId link) const;
+
+    // hedge.cpp
+    void hedge();
+    void hedge_peer(const Peer& p);
+    LinkId idle_link(const Peer& p) const;
+    bool move_late(LinkId from, LinkId to);
+    void doubt_rate(LinkId link);
 
     // policy.cpp
     Choice choose_bound(Peer& p, Flow& f, int rank);
@@ -169,6 +180,8 @@ class Core {
     std::array<uint32_t, kPriorities> turn_{};    // peer served next
     std::array<uint32_t, kPriorities> queued_{};  // flows in the queues of a class
     uint64_t reissue_credit_ = 0;
+    uint64_t hedge_credit_ = 0, hedged_ = 0;  // bytes that may be moved early; attempts that were
+    Nanos hedge_due_ = kNever;                // when the next one may be late
     // Invariant 9 for flows.
     uint64_t submitted_ = 0, completed_ = 0, failed_ = 0, cancelled_ = 0;
 };

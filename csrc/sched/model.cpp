@@ -17,6 +17,8 @@ constexpr Nanos kWeakSpan = 2 * kMillisecond;
 constexpr Nanos kLongSpan = 10 * kMillisecond;
 // Fewer bytes than this say nothing about any rate.
 constexpr uint64_t kWorth = 16 << 10;
+// Of a period's second half: fewer say nothing of its rate.
+constexpr uint64_t kTail = 32 << 10;
 // Nothing is faster; what seems so was not measured but answered at once.
 constexpr uint64_t kFastest = 1'000'000'000'000;
 }  // namespace
@@ -109,11 +111,18 @@ RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
     Nanos span = now - busy_since_ - latency;
     if (span < kWeakSpan || busy_bytes_ < kTelling) return Verdict::nothing;
     uint64_t sample = rate_of(busy_bytes_, span);
-    if (!is_low(sample, rate_)) {
+    // Late is not slow: where the period's second half came as fast as ever, what took the time was on the
+    // way.
+    if (!is_low(sample, rate_) || in_a_clump(now)) {
         low_streak_ = 0;
         return Verdict::nothing;
     }
     return slow(sample, now);
+}
+
+bool RateModel::in_a_clump(Nanos now) const {
+    uint64_t rest = busy_bytes_ - half_.bytes;
+    return half_.bytes != 0 && rest >= kTail && !is_low(rate_of(rest, now - half_.at), rate_);
 }
 
 RateModel::Verdict RateModel::slow(uint64_t sample, Nanos now) {
@@ -128,8 +137,7 @@ RateModel::Verdict RateModel::slow(uint64_t sample, Nanos now) {
 
 // The rate of the period's later bytes, at most three quarters of them; 0: too short to tell.
 uint64_t RateModel::tail(Nanos now) const {
-    constexpr uint64_t kLeast = 32 << 10;
-    if (half_.bytes == 0 || busy_bytes_ - half_.bytes < kLeast || now - half_.at < kSpan) return 0;
+    if (half_.bytes == 0 || busy_bytes_ - half_.bytes < kTail || now - half_.at < kSpan) return 0;
     return rate_of(busy_bytes_ - half_.bytes, now - half_.at);
 }
 

@@ -47,6 +47,7 @@ class RateModel {
     Verdict first_guess(uint64_t least, Nanos now);
     Verdict guess_by_tail(Nanos now);
     uint64_t tail(Nanos now) const;
+    bool in_a_clump(Nanos now) const;
 
     std::array<uint64_t, 8> window_{};
     uint32_t filled_ = 0, at_ = 0, low_streak_ = 0;

@@ -169,6 +169,11 @@ void RecordedSprayer::remove_link(LinkId link, Nanos now) {
     recorder_.put(EventKind::remove_link, now, link);
     sprayer_.remove_link(link, now);
 }
+void RecordedSprayer::link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now) {
+    recorder_.room(sprayer_, now_ = now);
+    recorder_.put(EventKind::window, now, link, bytes, zigzag(until));
+    sprayer_.link_window(link, bytes, until, now);
+}
 
 void RecordedSprayer::add_flow(FlowId id, const FlowSpec& spec, Nanos now) {
     auto& [peer, bytes, op, priority, deadline, shape, from_tier, allowed] = spec;

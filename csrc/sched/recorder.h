@@ -96,6 +96,7 @@ class RecordedSprayer {
     void link_probe(LinkId link, bool good, Nanos now);
     void link_corrupting(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
+    void link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now);
     void add_flow(FlowId id, const FlowSpec& spec, Nanos now);
     void set_priority(FlowId id, Priority priority, Nanos now);
     void cancel_flow(FlowId id, Nanos now);
@@ -111,6 +112,7 @@ class RecordedSprayer {
     AttemptView attempt(AttemptId id) const { return sprayer_.attempt(id); }
     size_t flows() const { return sprayer_.flows(); }
     uint64_t outstanding() const { return sprayer_.outstanding(); }
+    uint64_t hedged() const { return sprayer_.hedged(); }
     bool accounts_balance() const { return sprayer_.accounts_balance(); }
     const Recorder& recorder() const { return recorder_; }
 

@@ -190,6 +190,12 @@ bool SegmentReader::next(Event& e) {
         case EventKind::corrupting:
             e.link = static_cast<LinkId>(in_.below(uint64_t{1} << 32));
             break;
+        case EventKind::window:
+            e.link = static_cast<LinkId>(in_.below(uint64_t{1} << 32));
+            e.value = in_.u();
+            e.until = in_.i();
+            if (!sane(e.until)) in_.fail();
+            break;
         case EventKind::add_flow:
             read_flow_spec(e);
             break;

@@ -44,6 +44,7 @@ enum class EventKind : uint8_t {
     idle = 15,     // asked for an action: none
     predict = 16,  // asked, and what it answered
     corrupting = 17,
+    window = 18,
     // What it decided, when asked for an action.
     post = 32,
     revoke = 33,
@@ -64,10 +65,11 @@ struct Event {
     FlowId flow = 0;        // add_flow, set_priority, cancel_flow
     AttemptId attempt = 0;  // ended, progress
     LinkId link = 0;        // link events
+    Nanos until = 0;        // window
     Priority priority{};    // set_priority, predict
     Outcome outcome{};      // ended
     uint16_t reason = 0;    // ended
-    uint64_t value = 0;     // progress: bytes; own_lag, predict: nanoseconds
+    uint64_t value = 0;     // progress: bytes; own_lag, predict: nanoseconds; window: bytes
     PeerId peer = 0;        // predict
     uint64_t bytes = 0;     // predict
     Action action;          // post and after

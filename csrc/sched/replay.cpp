@@ -134,6 +134,8 @@ void Player::play(const Event& e) {
             return sprayer_->link_corrupting(e.link, e.now);
         case EventKind::remove_link:
             return sprayer_->remove_link(e.link, e.now);
+        case EventKind::window:
+            return sprayer_->link_window(e.link, e.value, e.until, e.now);
         case EventKind::add_flow: {
             FlowSpec spec = e.flow_spec;
             spec.shape = e.shaped ? &shape_ : nullptr;

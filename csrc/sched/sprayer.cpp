@@ -69,6 +69,9 @@ void Sprayer::link_corrupting(LinkId link, Nanos now) {
 void Sprayer::remove_link(LinkId link, Nanos now) {
     impl_->at_time(now).remove_link(link);
 }
+void Sprayer::link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now) {
+    impl_->at_time(now).link_window(link, bytes, until);
+}
 
 void Sprayer::add_flow(FlowId id, const FlowSpec& spec, Nanos now) {
     impl_->at_time(now).add_flow(id, spec);
@@ -126,6 +129,9 @@ size_t Sprayer::flows() const {
 }
 uint64_t Sprayer::outstanding() const {
     return impl_->outstanding();
+}
+uint64_t Sprayer::hedged() const {
+    return impl_->hedged();
 }
 bool Sprayer::accounts_balance() const {
     return impl_->balanced();

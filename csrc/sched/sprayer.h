@@ -148,6 +148,7 @@ struct Settings {
     Nanos suspect_floor = 5 * kMillisecond;     // least patience beyond the prediction
     Nanos probe_interval = 50 * kMillisecond;
     uint64_t window_slices = 2;  // slices in flight beyond the bandwidth-delay product
+    uint32_t hedge_ppm = 0;      // of the bytes, in millionths, may be moved early from links that are late
 };
 
 class Sprayer {
@@ -167,6 +168,9 @@ class Sprayer {
     // again. A probe that comes through says nothing of that.
     void link_corrupting(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
+    // Its owner's word to one of many writers: so many bytes of writes in flight on it at most, until
+    // `until`; 0: as many as there is room for. One slice may always be.
+    void link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now);
 
     void add_flow(FlowId id, const FlowSpec& spec, Nanos now);
     void set_priority(FlowId id, Priority priority, Nanos now);
@@ -195,6 +199,7 @@ class Sprayer {
     AttemptView attempt(AttemptId id) const;
     size_t flows() const;
     uint64_t outstanding() const;  // attempts
+    uint64_t hedged() const;       // attempts that were moved early
     // Whether every sum agrees (invariant 9). Walks everything: for tests and debugging.
     bool accounts_balance() const;
 

@@ -80,6 +80,9 @@ struct Link {
     Pace pace;
     LatencyModel latency;
     uint64_t ramp = 0;  // largest slice until it has proved itself; 0: no limit
+    // Its owner's word: bytes of writes in flight at most; 0: no limit.
+    uint64_t window = 0;
+    Nanos window_until = 0;
     // Health.
     Nanos quiet_since = 0, quiet_lag = 0;  // last sign of life, and the sum of our own lag then
     Nanos jitter = 0;                      // patience learned from false alarms

@@ -69,6 +69,13 @@ void Core::remove_link(LinkId id) {
     topology_changed();
 }
 
+void Core::link_window(LinkId id, uint64_t bytes, Nanos until) {
+    if (id >= links_.size()) return;
+    links_[id].window = bytes;
+    links_[id].window_until = until;
+    dirty_ = true;
+}
+
 bool Core::other_usable(LinkId id) const {
     for (LinkId other : peers_[links_[id].peer].links) {
         if (other != id && usable(links_[other])) return true;

@@ -172,6 +172,12 @@ class EngineConfig:
         "How slices are spread. Others than water are for comparison: 'tent bench rails'.",
         choices=("water", "robin", "paper"),
     )
+    hedge_percent: int = integer(
+        0,
+        "",
+        "Of the bytes, so many may move early from a link that is late to one that is idle; 0: none.",
+        high=100,
+    )
     quarantine: int = size(
         "64MiB", "Memory lent to one writer that may wait for proof that it is gone.", low="0"
     )

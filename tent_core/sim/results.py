@@ -121,6 +121,7 @@ class Result:
             "goodput_Bps": sum(row["bytes"] for row in loads) * 1e9 / end if end else 0.0,
             "transfers": loads,
             "slices": self.report["posts"],
+            "hedged": self.report["hedged"],
             "reissued_share": self.reissued_share(),
             "late_pieces_kept_out": self.report["drained"],
             "false_alarms": self.alarms(),

@@ -124,6 +124,8 @@ TOP: dict[str, Key] = {
     "duration": Key(_duration),
     "crossed": Key(_flag, False),
     "fencing": Key(_flag, True),
+    "credits": Key(_flag, True),
+    "hedge": Key(_share, 0),
     "policy": Key(_one_of(*POLICIES), 0),
     "lease": Key(_duration, 3000 * _MS),
     "heartbeat": Key(_duration, 10 * _MS),
@@ -162,6 +164,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
     "transfers": {
         "from": Key(_text, needed=True),
         "to": Key(_text, needed=True),
+        "peers": Key(_whole, 0),
         "op": Key(_one_of("read", "write"), 0),
         "priority": Key(_one_of(*PRIORITIES), 1),
         "bytes": Key(_sizes, needed=True),

@@ -48,6 +48,7 @@ FRAMES = {
             "mapped",
             "bye",
             "pull",
+            "credit",
         ],
         start=1,
     )
@@ -80,12 +81,14 @@ def hello(
     purpose: int = CONTROL,
     session: bytes = b"s" * 16,
     versions: tuple[int, int] = (1, 1),
+    capabilities: int = 0,
 ) -> bytes:
     body = (
         struct.pack("<BHH", _HELLO, *versions) + text(cluster) + text(name) + incarnation + text("elsewhere")
     )
     body += text(expect[0]) + expect[1] + struct.pack("<B", purpose) + session + struct.pack("<I", 0)
-    return message(body + os.urandom(16) + struct.pack("<H", 0))
+    extensions = struct.pack("<BBI", 1, 4, capabilities) if capabilities else b""
+    return message(body + os.urandom(16) + struct.pack("<H", len(extensions)) + extensions)
 
 
 @dataclass

@@ -93,10 +93,20 @@ void World::write_landed(const Piece& p) {
     if (!may_touch(a, "landed in")) return;
     a.landed += p.bytes;
     landed(p.bytes);
+    give_credit(wire, p.bytes);
     if (!p.last || a.drained) return;
     answer.kind = a.bad ? Message::Kind::refused : Message::Kind::placed;
     if (a.bad) answer.number = static_cast<uint64_t>(Code::link_failed);
     tell(answer);
+}
+
+void World::give_credit(uint32_t wire, uint64_t bytes) {
+    proto::WriterCredits& credits = rails_[wires_[wire].far].credits;
+    if (!options_.credits || !credits.received(wire, bytes, now_)) return;
+    for (const proto::WriterCredit& c : credits.shares()) {
+        auto to = static_cast<uint32_t>(c.connection);
+        tell({.kind = Message::Kind::credit, .way = kBack, .wire = to, .number = c.window});
+    }
 }
 
 // From here on no peer touches this memory and nothing is sent from it.

@@ -73,6 +73,7 @@ struct Report {
     static constexpr size_t kMostViolations = 64;  // that are told in words; all are counted
     Nanos end = 0;
     uint64_t events = 0, actions = 0, posts = 0, revokes = 0, probes = 0;
+    uint64_t hedged = 0;   // slices that were moved early because they were late
     uint64_t drained = 0;  // pieces that came too late and were kept out
     uint64_t sessions = 0, sessions_lost = 0;
     std::vector<TransferRecord> transfers;

@@ -87,6 +87,10 @@ void World::asker_heard(const Message& m) {
             echo.way = kThere;
             return tell(echo);
         }
+        case Message::Kind::credit:
+            nodes_[s.from].sprayer->link_window(wires_[m.wire].link, m.number,
+                                                now_ + proto::WriterCredits::kLife, now_);
+            return settle(s.from);
         case Message::Kind::over:
             if (m.generation == s.generation && !s.dead) session_lost(session);
             return;

@@ -80,6 +80,7 @@ struct Options {
     Nanos late = 200 * kMillisecond;  // what a silence held up arrives so long after its end, at most
     Nanos warm = 0;                   // records and bins begin here
     bool crossed = false;  // every local rail reaches every remote one, not only that of the same index
+    bool credits = true;   // an owner tells many writers how much each may have under way
     bool fencing = true;   // off: a given-up attempt counts as fenced at once
     bool drawn = false;    // keep what a trace shows
     uint64_t check_every = 4096;  // actions between two sums of all accounts

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "proto/attempts.h"
+#include "proto/credits.h"
 #include "proto/lease.h"
 #include "proto/responder.h"
 #include "sched/math.h"
@@ -56,6 +57,7 @@ struct Rail {
     std::vector<uint64_t> shares;        // of the rate, one for each that slows it down, in millionths
     std::vector<uint32_t> wires;
     std::unique_ptr<proto::Responder> responder;
+    proto::WriterCredits credits;
 };
 
 enum Way : uint8_t { kThere = 0, kBack = 1 };  // to the owner, to the one who asks
@@ -121,7 +123,8 @@ struct Message {
         cancel,  // a read is not wanted any more
         token,
         echo,
-        over,  // the owner's lease for the session ran out
+        over,    // the owner's lease for the session ran out
+        credit,  // what a writer may have under way on this wire
         probe,
         probe_answer,
     };

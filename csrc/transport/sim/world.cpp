@@ -271,7 +271,11 @@ void World::check_accounts(uint32_t node) {
 const Report& World::finish() {
     report_.end = now_;
     report_.wires.clear();
-    for (uint32_t n = 0; n < nodes_.size(); ++n) check_accounts(n);
+    report_.hedged = 0;
+    for (uint32_t n = 0; n < nodes_.size(); ++n) {
+        check_accounts(n);
+        report_.hedged += nodes_[n].sprayer->hedged();
+    }
     for (const Wire& w : wires_) {
         const Session& s = sessions_[w.session];
         const sched::LinkView v = nodes_[s.from].sprayer->view(w.link);

@@ -84,6 +84,7 @@ class World {
     void asked(const Message& m);
     void serve(uint32_t rail);
     void write_landed(const Piece& piece);
+    void give_credit(uint32_t wire, uint64_t bytes);
     void owner_gives(Attempt& a, Piece& piece);
     void unregister(uint32_t node);
     static bool takes_bytes(void* world, uint64_t lane);

@@ -103,6 +103,37 @@ TEST_CASE("a handshake has golden bytes and both ends learn who the other is") {
     CHECK(b.result().version == 1);
 }
 
+TEST_CASE("what both ends can do beyond version 1 is known to both, and nobody else is troubled with it") {
+    HandshakeConfig can = owner();
+    can.capabilities = kCredits;
+    Handshake o(Role::owner, can);
+    REQUIRE(feed(o, golden("hello_capable")).ok());  // it can do that, something more, and says other things
+    CHECK(o.take_output() == golden("reply_capable"));
+    CHECK(o.result().capabilities == kCredits);
+
+    for (uint32_t ours : {0u, kCredits}) {
+        for (uint32_t theirs : {0u, kCredits}) {
+            HandshakeConfig a = initiator(), b = owner();
+            a.capabilities = ours;
+            b.capabilities = theirs;
+            Handshake i(Role::initiator, a), p(Role::owner, b);
+            REQUIRE(talk(i, p).both);
+            CHECK(i.result().capabilities == (ours & theirs));
+            CHECK(p.result().capabilities == (ours & theirs));
+        }
+    }
+    // An end of version 1 answers as it always did.
+    Handshake old(Role::owner, owner());
+    REQUIRE(feed(old, golden("hello_capable")).ok());
+    CHECK(old.result().capabilities == 0);
+    // The proofs cover it: who changes it on its way is found out.
+    Bytes forged = golden("reply_capable");
+    HandshakeConfig a = initiator();
+    a.capabilities = kCredits;
+    Handshake i(Role::initiator, a);
+    CHECK(feed(i, forged).code() == Code::auth_failed);
+}
+
 TEST_CASE("bytes after the handshake are left alone, and one byte at a time works") {
     Handshake a(Role::initiator, initiator()), b(Role::owner, owner());
     Bytes hello = a.take_output();

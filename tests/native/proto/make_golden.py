@@ -70,6 +70,7 @@ def frames() -> dict[str, bytes]:
         "pull": frame(
             20, attempt=43, aux=17, body=pieces + struct.pack("<QQ", 0x7F0000001000, 0x7F0000003000)
         ),
+        "credit": frame(21, attempt=2, aux=262144),
     }
 
 
@@ -100,6 +101,20 @@ def handshake() -> dict[str, bytes]:
         + struct.pack("<H", 5)
         + b"later"
     )
+    # Kind 1, four bytes: what it can do beyond version 1; before it something of a later version.
+    entries = b"\x07\x02??" + b"\x01\x04" + struct.pack("<I", 0x80000001)
+    capable = message(
+        b"\x01"
+        + struct.pack("<HH", 1, 1)
+        + initiator
+        + asked
+        + bytes([0x44] * 16)
+        + struct.pack("<H", len(entries))
+        + entries
+    )
+    plain = b"\x01\x04" + struct.pack("<I", 1)
+    can = b"\x02" + struct.pack("<H", 1) + owner + bytes([0x55] * 16) + struct.pack("<H", len(plain)) + plain
+    can = b"TENT" + struct.pack("<H", len(can) + 32) + can
     # Version 2 alone: what follows the version range is its own business.
     only_newer = message(b"\x01" + struct.pack("<HH", 2, 2) + b"a layout that version 1 does not know")
 
@@ -110,6 +125,8 @@ def handshake() -> dict[str, bytes]:
     return {
         "hello": hello,
         "hello_newer": newer,
+        "hello_capable": capable,
+        "reply_capable": can + hmac.digest(secret, b"owner" + capable + can, hashlib.sha256),
         "hello_only_newer": only_newer,
         "handshake_reply": reply,
         "proof": proof,

@@ -79,6 +79,7 @@ std::vector<std::pair<std::string, Frame>> every_frame() {
         {"mapped", make(T::mapped, 0, 0, 9, 0, {1})},
         {"bye", make(T::bye, 0, code(Code::closed), 0, 0, bytes("closing"))},
         {"pull", make(T::pull, 0, 0, 43, 17, pull)},
+        {"credit", make(T::credit, 0, 0, 2, 262144)},
     };
 }
 
@@ -106,7 +107,7 @@ TEST_CASE("every frame has golden bytes and decodes to what was encoded") {
         CHECK(h.aux == frame.header.aux);
         seen.insert(h.type);
     }
-    CHECK(seen.size() == 20);  // a new frame needs a golden file
+    CHECK(seen.size() == 21);  // a new frame needs a golden file
 }
 
 TEST_CASE("bodies decode to what was encoded") {
@@ -159,7 +160,7 @@ TEST_CASE("a hostile header is refused") {
     };
     CHECK_FALSE(refused([](Header&) {}));
     CHECK(refused([](Header& h) { h.type = static_cast<FrameType>(0); }));
-    CHECK(refused([](Header& h) { h.type = static_cast<FrameType>(21); }));
+    CHECK(refused([](Header& h) { h.type = static_cast<FrameType>(22); }));
     CHECK(refused([](Header& h) { h.type = static_cast<FrameType>(255); }));
     CHECK(refused([](Header& h) { h.payload = kMaxPayload + 1; }));
     CHECK_FALSE(refused([](Header& h) { h.payload = kMaxPayload; }));

@@ -219,3 +219,59 @@ TEST_CASE("a prediction counts what is queued in the class and above, not below"
     CHECK(behind >= idle + time_of(100 << 20, kGB));
     CHECK(w.sprayer.predict(7, 1, Priority::normal, w.now) == kNever);  // no such peer
 }
+
+TEST_CASE("an owner's window bounds the writes in flight on its link, for as long as it is told") {
+    for (Op op : {Op::write, Op::read}) {
+        Sprayer s(Settings{});
+        LinkSpec spec;
+        spec.local = s.add_rail({"local", kGB});
+        spec.remote = s.add_rail({"remote", kGB});
+        Nanos now = kSecond;
+        LinkId link = s.add_link(spec, now);
+        s.link_window(link, 256 << 10, now + 100 * kMillisecond, now);
+        FlowSpec f;
+        f.bytes = uint64_t{1} << 40;
+        f.op = op;
+        s.add_flow(1, f, now);
+        uint64_t most_before = 0, most_after = 0;
+        for (int i = 0; i < 2000; ++i) {
+            std::vector<AttemptId> posted;
+            for (Action a; s.next(a, now);) {
+                if (a.kind == Action::Kind::post) posted.push_back(a.attempt);
+            }
+            uint64_t& most = now < kSecond + 100 * kMillisecond ? most_before : most_after;
+            most = std::max(most, s.view(link).in_flight);
+            now += 100 * kMicrosecond;
+            REQUIRE_FALSE(posted.empty());  // something is always under way
+            for (AttemptId id : posted) s.attempt_ended(id, Outcome::done, 0, now);
+        }
+        if (op == Op::write) CHECK(most_before <= 256 << 10);
+        if (op == Op::read) CHECK(most_before > 256 << 10);
+        CHECK(most_after > 256 << 10);
+    }
+}
+
+TEST_CASE("hedging: a late slice moves to an idle link, once, within its share; without it nothing moves") {
+    for (uint32_t hedge : {0u, 20'000u}) {
+        Settings settings;
+        settings.hedge_ppm = hedge;
+        World w(settings);
+        for (int i = 0; i < 2; ++i) w.link(w.rail(kGB, true), w.rail(kGB, true), 50 * kMicrosecond);
+        for (int i = 0; i < 20; ++i) w.flow(16 << 20);  // shows what both carry, and earns credit
+        w.run(w.now + 10 * kSecond);
+        w.set_rate(0, kGB / 50);
+        uint64_t revokes = w.revokes;
+        FlowId small = w.flow(400 << 10);
+        w.run(w.now + kSecond);
+        REQUIRE(w.flows[small].done);
+        Nanos took = w.flows[small].ended - w.flows[small].submitted;
+        if (hedge == 0) {
+            CHECK(w.sprayer.hedged() == 0);
+            CHECK(took > 2 * kMillisecond);
+        } else {
+            CHECK(w.sprayer.hedged() >= 1);
+            CHECK(w.revokes - revokes == w.sprayer.hedged());
+            CHECK(took < 2 * kMillisecond);
+        }
+    }
+}

@@ -42,6 +42,24 @@ TEST_CASE("the first samples replace a guess, in both directions") {
     }
 }
 
+TEST_CASE("what comes late, and then as fast as ever, is not slow; what trickles in is") {
+    for (bool late : {true, false}) {
+        RateModel m;
+        m.start(kGB, true);
+        Nanos now = kSecond;
+        for (int period = 0; period < 8; ++period) {
+            m.busy(now);
+            for (int i = 0; i < 4; ++i) {  // four pieces of 64 KiB within some 5 ms
+                now += late && i > 0 ? time_of(64 << 10, kGB) : 1300 * kMicrosecond * (late ? 4 : 1);
+                if (m.deliver(64 << 10, now, i < 3, 0) == RateModel::Verdict::low) m.believe_low();
+            }
+            now += 10 * kMillisecond;
+        }
+        if (late) CHECK(m.measured() == kGB);
+        if (!late) CHECK(m.measured() < kGB / 10);
+    }
+}
+
 TEST_CASE("a burst is not a rate") {
     // A token bucket lets the first 128 KiB of a busy period through at 15 times its rate.
     RateModel m;
