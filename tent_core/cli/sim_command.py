@@ -50,6 +50,18 @@ def add_parser(commands: Any) -> None:
     paper.add_argument("--out", type=Path, metavar="FOLDER", help="write paper-setting.md and .svg there")
     paper.add_argument("--json", action="store_true", help="machine-readable output")
     paper.set_defaults(run=_paper)
+    scale = actions.add_parser(
+        "scale",
+        help="many nodes: readers and writers of one owner, a full switch, up to 1,000 nodes",
+        description="Run the scenarios that come with TENT and show how throughput, tail, links and cost change as a "
+        "cluster grows. About a minute.",
+    )
+    scale.add_argument(
+        "--nodes", type=int, default=1000, help="of the largest cluster, at most (%(default)s)"
+    )
+    scale.add_argument("--out", type=Path, metavar="FOLDER", help="write scale.md and .svg there")
+    scale.add_argument("--json", action="store_true", help="machine-readable output")
+    scale.set_defaults(run=_scale)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -141,4 +153,26 @@ def _paper(options: argparse.Namespace) -> int:
             page(rows, command, "paper-setting.svg"), encoding="utf-8"
         )
         (options.out / "paper-setting.svg").write_text(svg(rows), encoding="utf-8")
+    return 0
+
+
+def _scale(options: argparse.Namespace) -> int:
+    from tent_core.sim.scale import cell, measure, page, plot
+
+    if options.nodes < 2:
+        raise InvalidArgument(f"--nodes {options.nodes}: a cluster has two nodes at least")
+    tables = []
+    for found in measure(options.nodes):
+        tables.append(found)
+        if options.json:
+            print(json.dumps(dataclasses.asdict(found)), flush=True)
+        else:
+            print(
+                f"{found.title}\n{table(found.head, [[cell(v) for v in row] for row in found.rows])}\n",
+                flush=True,
+            )
+    if options.out is not None:
+        command = "tent sim scale --out docs" + (f" --nodes {options.nodes}" if options.nodes != 1000 else "")
+        (options.out / "scale.md").write_text(page(tables, command, "scale.svg"), encoding="utf-8")
+        (options.out / "scale.svg").write_text(plot(tables), encoding="utf-8")
     return 0

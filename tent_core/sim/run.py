@@ -92,16 +92,21 @@ def _add_rails(world: _native.SimWorld, scenario: Scenario, nodes: list[str]) ->
     return names
 
 
+def _pairs(row: Mapping[str, Any], nodes: list[str]) -> Iterator[tuple[int, int]]:
+    """Who asks whom: each of the ones all of the others, or ``peers`` of them, those that follow it in their order."""
+    owners = _matching(row["to"], nodes, "node")
+    for a in _matching(row["from"], nodes, "node"):
+        others = [b for b in owners if b != a]
+        if row["peers"]:
+            first = sum(b < a for b in others)
+            others = [others[(first + i) % len(others)] for i in range(min(row["peers"], len(others)))]
+        yield from ((a, b) for b in others)
+
+
 def _add_transfers(world: _native.SimWorld, scenario: Scenario, nodes: list[str]) -> Iterator[int]:
     """The row of the scenario that each workload of the world comes from."""
     for index, row in enumerate(scenario.sections["transfers"]):
-        pairs = [
-            (a, b)
-            for a in _matching(row["from"], nodes, "node")
-            for b in _matching(row["to"], nodes, "node")
-            if a != b
-        ]
-        for a, b in pairs:
+        for a, b in _pairs(row, nodes):
             same = ("priority", "concurrent", "count", "start", "stop", "pause", "deadline")
             world.add_workload(
                 {
