@@ -24,11 +24,12 @@ EQUAL = (4000, 4000, 4000, 4000)
 # processor's seconds that its stream took.
 _SINK = """
 import resource, socket, sys
+buffer = memoryview(bytearray(b"x" * (64 << 20)))
 listener = socket.create_server((sys.argv[1], 7))
 print("listens", flush=True)
 stream, _ = listener.accept()
 before = resource.getrusage(resource.RUSAGE_SELF)
-left, at, buffer = int(stream.recv(16)), 0, memoryview(bytearray(b"x" * (64 << 20)))
+left, at = int(stream.recv(16)), 0
 while left > 0:
     took = stream.recv_into(buffer[at : (at >> 20) + 1 << 20])
     left, at = left - took, (at + took) % (64 << 20)
