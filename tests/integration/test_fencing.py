@@ -118,7 +118,10 @@ def test_invariant_2_a_write_that_nobody_can_confirm_ends_with_the_lease() -> No
 @pytest.mark.protects("fence")
 def test_invariant_2_a_stopped_owner_wakes_with_the_bytes_in_its_socket() -> None:
     """It cannot confirm anything. The lease bounds the release, and outlives the sleep on the owner's side, too."""
-    config = {**TCP, "engine.session_lease_ms": 2000}
+    config = {
+        **TCP,
+        "engine.session_lease_ms": 5000,
+    }  # longer than the owner stands still when nothing waits for it
     with PeerProcess(config, name="owner") as owner, Engine(config, name="initiator") as engine:
         address = owner.register("kv", SIZE)
         port = Rewritten.parse(owner.descriptor).rails[0][1]
@@ -142,7 +145,10 @@ def test_invariant_2_a_stopped_owner_wakes_with_the_bytes_in_its_socket() -> Non
 @pytest.mark.protects("drain")
 def test_invariant_10_close_returns_only_when_nothing_of_it_can_land_any_more() -> None:
     """The owner stands still with the bytes in its socket; close() is asked in mid-transfer and waits for the lease."""
-    config = {**TCP, "engine.session_lease_ms": 2000}
+    config = {
+        **TCP,
+        "engine.session_lease_ms": 5000,
+    }  # longer than the owner stands still when nothing waits for it
     with PeerProcess(config, name="owner") as owner, Engine(config, name="initiator") as engine:
         address = owner.register("kv", SIZE)
         port = Rewritten.parse(owner.descriptor).rails[0][1]
