@@ -62,6 +62,13 @@ class Engine::Door final : public transport::StreamHandler {
         gone_.clear();
     }
 
+    // Called out of the stream's own callback: it is deleted later.
+    void refuse(std::unique_ptr<transport::FrameStream> stream, const Status& why) {
+        transport::FrameStream& s = *stream;
+        gone_.push_back(std::move(stream));
+        s.close(why);
+    }
+
     void on_open(transport::FrameStream& stream) override {
         for (auto it = strangers_.begin(); it != strangers_.end(); ++it) {
             if (it->get() != &stream) continue;

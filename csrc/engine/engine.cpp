@@ -28,7 +28,7 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
     }
     if (found == nullptr) {
         if (peer.purpose != proto::Purpose::control) {
-            stream->close({Code::protocol, "a data connection of an unknown session"});
+            door_->refuse(std::move(stream), {Code::protocol, "a data connection of an unknown session"});
             return;
         }
         uint64_t id = next_session_++;

@@ -88,6 +88,11 @@ void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) 
     }
     std::vector<LocalPiece> to;
     uint32_t bad = kNoId;
+    // A second copy under the number of one under way would hide it from whoever waits for its end.
+    if (pulls_.contains(h.attempt)) {
+        stream.close({Code::protocol, stream.name + ": attempt number used twice"});
+        return;
+    }
     Status s = engine_.registry().resolve(writer_, Op::write, pieces, to, bad);
     if (s.ok() && (pid_ == 0 || !engine_.settings().pull))
         s = {Code::unsupported, "the owner cannot read your memory"};

@@ -102,8 +102,8 @@ tsan_environment() {
     LD_PRELOAD="$(g++ -print-file-name=libtsan.so):$(g++ -print-file-name=libstdc++.so)"
 }
 
-# The tests that inject faults into real engines.
-fault_suite=(tests/integration/test_rails.py tests/integration/test_fencing.py tests/integration/test_late_arrivals.py)
+# The tests that inject faults into real engines, and those of peers that mean harm.
+fault_suite=(tests/integration/test_{rails,fencing,late_arrivals,strangers}.py)
 
 # The native tests, the contract suite and the fault suite under ASan with UBSan, and under TSan. TSan takes several times
 # as long, so of the contract's ways to reach memory it sees one through shared memory and one over two network rails,
