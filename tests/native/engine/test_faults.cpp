@@ -1,6 +1,7 @@
 // Links that misbehave, over real TCP and real shared memory: no transfer fails while a route is left, every
 // byte is right, every slice is accounted for.
 #include <cstring>
+#include <functional>
 
 #include "transport/fault/faults.h"
 #include "world.h"
@@ -53,7 +54,9 @@ void accounts_balance(World& w) {
 }
 
 // Reads and writes in turn, each compared byte by byte: so many, and more until every fault has struck.
-void move_bytes(World& w, int times, const Faults* faults) {
+// `begin` is called right before the first one: a fault that lasts for 100 ms must not be over before memory
+// is filled.
+void move_bytes(World& w, int times, const Faults* faults, const std::function<void()>& begin = {}) {
     auto met = [&] {
         return faults == nullptr ||
                std::all_of(faults->struck.begin(), faults->struck.end(), [](const auto& n) { return n > 0; });
@@ -63,6 +66,7 @@ void move_bytes(World& w, int times, const Faults* faults) {
         CAPTURE(i);
         uint8_t* from = i % 2 == 0 ? w.their_memory() : w.memory.data();
         fill(from, kBytes, static_cast<uint64_t>(i) + 1);
+        if (i == 0 && begin) begin();
         auto t = w.submit(i % 2 == 0 ? Op::read : Op::write, {0}, {0}, {kBytes});
         REQUIRE_MESSAGE(t.ok(), t.status().text());
         REQUIRE(w.initiator->wait(**t, 20 * kSecond));
@@ -83,12 +87,11 @@ void run(const Reach& r, FaultPlan plan, int times = 12) {
     bool later = std::any_of(plan.faults.begin(), plan.faults.end(), [](const Fault& f) { return f.at > 0; });
     auto faults = inject(std::move(plan));
     World w(r.shm, r.region, kBytes, r.bind, faults);
-    if (later) {
-        while (!all_in_use(w, r.shm ? 1 : 2)) move_bytes(w, 1, nullptr);
+    while (later && !all_in_use(w, r.shm ? 1 : 2)) move_bytes(w, 1, nullptr);
+    move_bytes(w, times, faults.get(), [&] {
         auto token = w.initiator->hold_loop();
-        faults->jump_to(kWarm);
-    }
-    move_bytes(w, times, faults.get());
+        if (later) faults->jump_to(kWarm);
+    });
     accounts_balance(w);
 }
 
