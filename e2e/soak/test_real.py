@@ -20,19 +20,11 @@ from typing import Any
 
 import pytest
 
-from support.beds import MakeBed
+from support.beds import OWNER, MakeBed
 
 _SECONDS = float(os.environ.get("TENT_TEST_REAL_SECONDS", "30"))
 _SIZE = 8 << 20
 _SETTINGS = {"cluster.secret": "only for this test", "engine.deadline_ms": 60_000}
-_OWNER = """
-import base64, json, sys
-from tent_core import Engine
-with Engine(json.loads(sys.argv[1]), name="owner") as engine:
-    segment = engine.allocate(int(sys.argv[2]), name="kv")
-    print(base64.b64encode(engine.descriptor()).decode(), flush=True)
-    sys.stdin.read()
-"""
 _CALLER = """
 import base64, json, select, sys
 import numpy as np
@@ -71,7 +63,7 @@ def test_starved_engines_raise_no_false_alarms(make_bed: MakeBed) -> None:
         "cwd": Path.cwd(),
     }
     python, settings = [sys.executable, "-c"], json.dumps(_SETTINGS)
-    owner = bed.run(1, [*python, _OWNER, settings, str(_SIZE)], **pipes)
+    owner = bed.run(1, [*python, OWNER, settings, str(_SIZE)], **pipes)
     caller = bed.run(0, [*python, _CALLER, settings, str(_SIZE), owner.stdout.readline().strip()], **pipes)
     try:
         assert caller.stdout.readline().strip() == "ready"

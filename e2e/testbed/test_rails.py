@@ -12,19 +12,11 @@ from typing import Any
 
 import pytest
 
-from support.beds import MakeBed
+from support.beds import OWNER, MakeBed
 from tent_core.testbed import CUTS, Testbed
 
 _SIZE = 16 << 20
 _SETTINGS = {"cluster.secret": "only for this test", "engine.deadline_ms": 60_000}
-_OWNER = """
-import base64, json, sys
-from tent_core import Engine
-with Engine(json.loads(sys.argv[1]), name="owner") as engine:
-    segment = engine.allocate(int(sys.argv[2]), name="kv")
-    print(base64.b64encode(engine.descriptor()).decode(), flush=True)
-    sys.stdin.read()
-"""
 # Writes its own pattern and reads it back, again and again, a line each time, until its input closes.
 _CALLER = """
 import base64, json, select, sys
@@ -103,7 +95,7 @@ class Pair:
         python = [sys.executable, "-c"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         settings = json.dumps({**_SETTINGS, **settings})
-        self.owner = bed.run(1, [*python, _OWNER, settings, str(_SIZE)], cwd=Path.cwd(), **pipes)
+        self.owner = bed.run(1, [*python, OWNER, settings, str(_SIZE)], cwd=Path.cwd(), **pipes)
         descriptor = self.owner.stdout.readline().strip()
         assert base64.b64decode(descriptor), "the owner did not start; its error is above"
         self.caller = bed.run(0, [*python, program, settings, str(_SIZE), descriptor, *arguments], **pipes)

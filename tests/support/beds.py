@@ -10,10 +10,20 @@ import pytest
 
 from tent_core.testbed import Testbed
 
-__all__ = ["MakeBed", "make_bed"]
+__all__ = ["OWNER", "MakeBed", "make_bed"]
 
 MakeBed = Callable[..., Testbed]
 _numbers = itertools.count()
+
+# An owner as a program: its arguments are settings and a size; it prints its descriptor and ends with its input.
+OWNER = """
+import base64, json, sys
+from tent_core import Engine
+with Engine(json.loads(sys.argv[1]), name="owner") as engine:
+    segment = engine.allocate(int(sys.argv[2]), name="kv")
+    print(base64.b64encode(engine.descriptor()).decode(), flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
