@@ -87,6 +87,8 @@ def test_an_initiator_in_other_namespaces(within: list[str], kind: str) -> None:
 
 def _wire(owner: PeerProcess, initiator: PeerProcess) -> None:
     """Joins the network namespaces of two processes by a pair of interfaces: 10.231.0.1 and 10.231.0.2."""
+    for node in (owner, initiator):
+        node.in_order()  # answers: its namespace is its own only once unshare has run
     ends = {"tt0": owner.pid, "tt1": initiator.pid}
     add = ["ip", "link", "add", "tt0", "netns", str(owner.pid), "type", "veth"]
     subprocess.run([*add, "peer", "name", "tt1", "netns", str(initiator.pid)], check=True)
