@@ -1,5 +1,4 @@
-// Pages at the Python edge, whoever owns them: digests, records, the ranges of an intent, checks, and
-// messages to owners.
+// Pages at the Python edge, whoever owns them: digests, records, the ranges of an intent, and checks.
 #include <pybind11/stl.h>
 
 #include "base/switches.h"
@@ -38,9 +37,14 @@ py::array_t<T> column(size_t n) {
     return py::array_t<T>(static_cast<py::ssize_t>(n));
 }
 
+using CostList = std::vector<std::tuple<std::string, py::bytes, uint64_t>>;
+
 py::tuple decode_records(const py::list& records, const std::string& prefer, uint64_t generation,
-                         const std::optional<Words>& expect) {
+                         const std::optional<Words>& expect, const std::optional<Array<uint8_t>>& tried,
+                         const CostList& costs) {
     size_t n = records.size();
+    std::vector<store::NodeCost> known;
+    for (const auto& [name, incarnation, cost] : costs) known.push_back({{name, id_of(incarnation)}, cost});
     std::vector<ByteView> views(n);
     for (size_t i = 0; i < n; ++i) {
         PyObject* item = PyList_GET_ITEM(records.ptr(), static_cast<ssize_t>(i));
@@ -54,6 +58,8 @@ py::tuple decode_records(const py::list& records, const std::string& prefer, uin
     auto node = column<uint32_t>(n), segment = column<uint32_t>(n), epoch = column<uint32_t>(n);
     auto offset = column<uint64_t>(n), length = column<uint64_t>(n), sums = column<uint64_t>(n);
     py::array_t<uint8_t> version({static_cast<py::ssize_t>(n), py::ssize_t{16}});
+    auto which = column<uint8_t>(n), replicas = column<uint8_t>(n);
+    require(!tried || static_cast<size_t>(tried->size()) == n, "one set of tried replicas per record");
     store::RecordColumns c{n,
                            status.mutable_data(),
                            node.mutable_data(),
@@ -62,8 +68,11 @@ py::tuple decode_records(const py::list& records, const std::string& prefer, uin
                            offset.mutable_data(),
                            length.mutable_data(),
                            sums.mutable_data(),
-                           version.mutable_data()};
-    store::DecodeOptions options{prefer, generation, expect ? expect->data() : nullptr};
+                           version.mutable_data(),
+                           which.mutable_data(),
+                           replicas.mutable_data()};
+    store::DecodeOptions options{prefer, generation, expect ? expect->data() : nullptr,
+                                 tried ? tried->data() : nullptr, known};
     std::vector<store::NodeRef> nodes;
     store::decode_records(views, options, c, nodes);
     py::list names;
@@ -73,7 +82,36 @@ py::tuple decode_records(const py::list& records, const std::string& prefer, uin
             PyUnicode_DecodeUTF8(r.name.data(), static_cast<ssize_t>(r.name.size()), "replace"));
         names.append(py::make_tuple(name, bytes_of(r.incarnation)));
     }
-    return py::make_tuple(status, node, segment, epoch, offset, length, sums, version, names);
+    return py::make_tuple(status, node, segment, epoch, offset, length, sums, version, which, replicas,
+                          names);
+}
+
+// None where one of them is no record.
+std::optional<std::pair<store::Record, store::Record>> both_of(const py::bytes& a, const py::bytes& b) {
+    std::pair<store::Record, store::Record> out;
+    if (store::decode_record(view(a), out.first) != PageStatus::HIT) return {};
+    if (store::decode_record(view(b), out.second) != PageStatus::HIT) return {};
+    return out;
+}
+
+py::object record_with(const py::bytes& there, const py::bytes& mine) {
+    auto records = both_of(there, mine);
+    Bytes merged;
+    if (!records || !store::with_replica(records->first, records->second, merged)) return py::none();
+    return to_bytes(merged);
+}
+
+py::object record_minus(const py::bytes& there, const py::bytes& other) {
+    auto records = both_of(there, other);
+    uint32_t both = records ? store::shared_replicas(records->first, records->second) : 0;
+    if (both == 0) return py::none();
+    return to_bytes(store::without_replicas(records->first, both));
+}
+
+py::object record_without(const py::bytes& record, uint32_t which) {
+    store::Record r;
+    if (store::decode_record(view(record), r) != PageStatus::HIT) return py::bytes();
+    return to_bytes(store::without_replicas(r, which));
 }
 
 py::object record_info(const py::bytes& record) {
@@ -182,78 +220,21 @@ py::array_t<uint64_t> read_tokens(const Words& addresses) {
     return out;
 }
 
-// ---- messages to owners
-
-template <class Message>
-py::bytes encoded(const Message& message) {
-    Bytes out;
-    proto::encode(message, out);
-    return to_bytes(out);
-}
-
-template <class Message>
-Message decoded(const py::bytes& body) {
-    Message m;
-    Code code = proto::decode(view(body), m);
-    if (code != Code::ok) raise({code, "an answer of the owner's store that is none"});
-    return m;
-}
-
-py::bytes commit_request(uint64_t loan, uint32_t epoch, const py::bytes& space, uint64_t generation,
-                         const Digests& digests, const Words& offsets, const Words& lengths,
-                         const Words& checks) {
-    std::span<const Id128> d = ids(digests);
-    require(d.size() <= proto::kMaxItems, "too many pages in one commit");
-    require(static_cast<size_t>(offsets.size()) == d.size() &&
-                static_cast<size_t>(lengths.size()) == d.size() &&
-                static_cast<size_t>(checks.size()) == d.size(),
-            "one offset, length and check per page");
-    proto::CommitRequest m{loan, epoch, id_of(space), generation, {}};
-    for (size_t i = 0; i < d.size(); ++i) {
-        m.items.push_back({d[i], offsets.data()[i], lengths.data()[i], checks.data()[i]});
-    }
-    return encoded(m);
-}
-
-void bind_messages(py::module_& m) {
-    m.def("lend_request", [](uint64_t bytes, uint64_t largest) {
-        return encoded(proto::LendRequest{bytes, largest});
-    });
-    m.def("lent_reply", [](const py::bytes& body) {
-        auto l = decoded<proto::Lent>(body);
-        return py::make_tuple(l.code, l.loan, l.segment, l.extent, l.epoch, l.offset, l.length);
-    });
-    m.def("give_back_request", [](uint64_t loan) { return encoded(proto::GiveBack{loan}); });
-    m.def("commit_request", &commit_request);
-    m.def("pin_request", [](uint32_t ms, const Digests& d) {
-        auto v = ids(d);
-        require(v.size() <= proto::kMaxItems, "too many pages in one request");
-        return encoded(proto::PinRequest{ms, {v.begin(), v.end()}});
-    });
-    m.def("digests_request", [](const Digests& d) {
-        auto v = ids(d);
-        require(v.size() <= proto::kMaxItems, "too many pages in one request");
-        return encoded(proto::DigestList{{v.begin(), v.end()}});
-    });
-    m.def("remove_request", [](const py::bytes& space, const Digests& d) {
-        auto v = ids(d);
-        require(v.size() <= proto::kMaxItems, "too many pages in one request");
-        return encoded(proto::RemoveRequest{id_of(space), {v.begin(), v.end()}});
-    });
-    m.def("statuses_reply", [](const py::bytes& body) {
-        auto s = decoded<proto::Statuses>(body);
-        return py::array_t<uint8_t>(static_cast<py::ssize_t>(s.values.size()), s.values.data());
-    });
-}
-
 }  // namespace
 
 void bind_pages(py::module_& m) {
-    bind_messages(m);
     m.def("page_digests", &page_digests, py::arg("space"), py::arg("keys"),
           "BLAKE2b-128 over the namespace's digest and each key, as uint8[N, 16].");
     m.def("decode_records", &decode_records, py::arg("records"), py::arg("prefer"), py::arg("generation"),
-          py::arg("expect") = py::none());
+          py::arg("expect") = py::none(), py::arg("tried") = py::none(), py::arg("costs") = CostList{});
+    m.def("record_with", &record_with, py::arg("there"), py::arg("mine"),
+          "The record there with the replica of mine in it; None where they are of two versions.");
+    m.def("record_minus", &record_minus, py::arg("there"), py::arg("other"),
+          "The record there without the replicas that the other names, empty if none is left; None where it "
+          "has "
+          "none of them.");
+    m.def("record_without", &record_without, py::arg("record"), py::arg("which"),
+          "The record without a bit set of its replicas; empty if none is left, or it is no record.");
     m.def("record_info", &record_info, py::arg("record"), "What a record says, or None if it is none.");
     m.def("same_incarnation",
           [](const py::bytes& a, const py::bytes& b) { return store::same_incarnation(id_of(a), id_of(b)); });

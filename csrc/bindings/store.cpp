@@ -58,8 +58,16 @@ void attach(const std::shared_ptr<Store>& s, const EngineHandle& h) {
 
 py::tuple put(Store& s, const py::bytes& space, uint64_t generation, const Digests& digests,
               const Words& addresses, const Words& lengths, const std::optional<Words>& tokens,
-              const std::optional<Words>& token_values) {
+              const std::optional<Words>& token_values, const std::optional<Digests>& versions,
+              const std::optional<Words>& checks) {
     store::PageBatch batch = batch_of(digests, addresses, lengths, tokens, token_values);
+    if (versions) {
+        require(ids(*versions).size() == batch.count && checks &&
+                    static_cast<size_t>(checks->size()) == batch.count,
+                "copies have one version and one check per page");
+        batch.versions = versions->data();
+        batch.checks = checks->data();
+    }
     Id128 id = id_of(space);
     Statuses status(batch.count);
     std::span<PageStatus> out = status.span();
@@ -170,6 +178,67 @@ py::dict stats(const Store& s) {
     return d;
 }
 
+// ---- copies: room first, the bytes come over links of the caller's, then they are committed
+
+// Statuses, and of each slot extent, epoch, offset and length: uint64[N, 4].
+py::tuple reserve(Store& s, const Words& lengths) {
+    auto n = static_cast<size_t>(lengths.size());
+    Statuses status(n);
+    std::vector<store::Slot> slots(n);
+    std::span<PageStatus> out = status.span();
+    {
+        py::gil_scoped_release nogil;
+        s.reserve({lengths.data(), n}, slots, out);
+    }
+    py::array_t<uint64_t> rows({static_cast<py::ssize_t>(n), py::ssize_t{4}});
+    for (size_t i = 0; i < n; ++i) {
+        uint64_t row[] = {slots[i].extent, slots[i].epoch, slots[i].offset, slots[i].length};
+        std::copy_n(row, 4, rows.mutable_data() + 4 * i);
+    }
+    return py::make_tuple(status.array, rows);
+}
+
+std::vector<store::Slot> slots_of(const Words& rows) {
+    require(rows.ndim() == 2 && rows.shape(1) == 4, "slots have shape (N, 4)");
+    std::vector<store::Slot> out(static_cast<size_t>(rows.shape(0)));
+    for (size_t i = 0; i < out.size(); ++i) {
+        const uint64_t* r = rows.data() + 4 * i;
+        out[i] = {static_cast<uint32_t>(r[0]), static_cast<uint32_t>(r[1]), r[2], r[3]};
+    }
+    return out;
+}
+
+StatusArray commit_copies(Store& s, const py::bytes& space, uint64_t generation, const Words& rows,
+                          const Digests& digests, const Digests& versions, const Words& checks) {
+    std::vector<store::Slot> slots = slots_of(rows);
+    std::span<const Id128> d = ids(digests), v = ids(versions);
+    require(d.size() == slots.size() && v.size() == slots.size() &&
+                static_cast<size_t>(checks.size()) == slots.size(),
+            "one digest, version and check per slot");
+    std::vector<store::Commit> pages;
+    for (size_t i = 0; i < slots.size(); ++i) pages.push_back({slots[i], d[i], checks.data()[i], v[i]});
+    Id128 id = id_of(space);
+    Statuses status(slots.size());
+    std::span<PageStatus> out = status.span();
+    {
+        py::gil_scoped_release nogil;
+        s.commit(id, generation, pages, out);
+        std::vector<Id128> stored;
+        for (size_t i = 0; i < out.size(); ++i) {
+            if (out[i] == PageStatus::STORED) stored.push_back(d[i]);
+        }
+        s.enqueue(stored);
+    }
+    return status.array;
+}
+
+py::list wanted_list(const std::vector<store::Wanted>& pages) {
+    py::list out;
+    for (const store::Wanted& w : pages)
+        out.append(py::make_tuple(bytes_of(w.space), w.generation, w.copies, bytes_of(w.digest)));
+    return out;
+}
+
 template <class F>
 StatusArray with_status(const Digests& digests, F f) {
     std::span<const Id128> d = ids(digests);
@@ -190,7 +259,8 @@ void bind_store(py::module_& m) {
              py::arg("segment"), py::arg("node"), py::arg("incarnation"), py::arg("loan_limit"))
         .def("attach", [](const std::shared_ptr<Store>& s, const EngineHandle& h) { attach(s, h); })
         .def("put", &put, py::arg("space"), py::arg("generation"), py::arg("digests"), py::arg("addresses"),
-             py::arg("lengths"), py::arg("tokens") = py::none(), py::arg("token_values") = py::none())
+             py::arg("lengths"), py::arg("tokens") = py::none(), py::arg("token_values") = py::none(),
+             py::arg("versions") = py::none(), py::arg("checks") = py::none())
         .def("get", &get, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
              py::arg("check") = true)
         .def("find", &find)
@@ -224,6 +294,20 @@ void bind_store(py::module_& m) {
         .def("wake", &Store::wake, py::call_guard<py::gil_scoped_release>())
         .def("begin_reclaim", &begin_reclaim)
         .def("finish_reclaim", &Store::finish_reclaim, py::call_guard<py::gil_scoped_release>())
+        .def("reserve", &reserve)
+        .def("commit_copies", &commit_copies)
+        .def("abort", [](Store& s, const Words& slots) { s.abort(slots_of(slots)); })
+        .def("take_wanted", [](Store& s, size_t most) { return wanted_list(s.take_wanted(most)); })
+        .def("wait_wanted",
+             [](Store& s, double seconds) {
+                 py::gil_scoped_release nogil;
+                 return s.wait_wanted(nanos(std::min(seconds, 60.0), 0));
+             })
+        .def("stop_waiting", &Store::stop_waiting, py::call_guard<py::gil_scoped_release>())
+        .def("ask_to_drain", &Store::ask_to_drain)
+        .def_property_readonly("asked_to_drain", &Store::asked_to_drain)
+        .def("list",
+             [](const Store& s, uint64_t cursor, size_t most) { return page_list(s.list(cursor, most)); })
         .def("rebuild", &Store::rebuild, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("free_extents", &Store::free_extents)
         .def("stats", &stats);

@@ -4,6 +4,8 @@ namespace tent::proto {
 namespace {
 
 constexpr size_t kItemBytes = 40;  // of a CommitItem
+constexpr size_t kPageBytes = 76;  // of a PageItem
+constexpr size_t kSpaceBytes = 40;
 
 Writer begin(Bytes& out) {
     Writer w(out);
@@ -23,9 +25,9 @@ Code decode_as(ByteView body, Fields fields) {
 }
 
 // A list's count, checked against what is left before anything is allocated.
-size_t get_count(Reader& r, size_t entry_bytes) {
+size_t get_count(Reader& r, size_t entry_bytes, size_t most = kMaxItems) {
     size_t count = r.u32();
-    if (count > kMaxItems || count * entry_bytes > r.left()) {
+    if (count > most || count * entry_bytes > r.left()) {
         r.fail();
         return 0;
     }
@@ -49,7 +51,7 @@ void refuse_wrapping(Reader& r, uint64_t offset, uint64_t length) {
 }  // namespace
 
 std::optional<Method> method_from_wire(uint64_t aux) {
-    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::stale)) return {};
+    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::spaces)) return {};
     return static_cast<Method>(aux);
 }
 
@@ -162,6 +164,98 @@ Code decode(ByteView body, RemoveRequest& m) {
     return decode_as(body, [&m](Reader& r) {
         m.space = r.id();
         get(r, m.digests);
+    });
+}
+
+void encode(const AdoptRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.id(m.space);
+    w.u64(m.generation);
+    w.u8(m.copies);
+    put(w, m.digests);
+}
+
+Code decode(ByteView body, AdoptRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.space = r.id();
+        m.generation = r.u64();
+        m.copies = r.u8();
+        get(r, m.digests);
+    });
+}
+
+void encode(const KeepRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u8(m.pinned);
+    put(w, m.digests);
+}
+
+Code decode(ByteView body, KeepRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.pinned = r.u8();
+        if (m.pinned > 1) r.fail();
+        get(r, m.digests);
+    });
+}
+
+void encode(const ListRequest& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u64(m.cursor);
+    w.u32(m.most);
+}
+
+Code decode(ByteView body, ListRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.cursor = r.u64();
+        m.most = r.u32();
+        if (m.most > kMaxListed) r.fail();
+    });
+}
+
+void encode(const PageList& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u64(m.next);
+    w.u32(m.segment);
+    w.u32(static_cast<uint32_t>(m.items.size()));
+    for (const PageItem& p : m.items) {
+        w.id(p.digest);
+        w.id(p.space);
+        for (uint64_t v : {p.generation, p.offset, p.length, p.check}) w.u64(v);
+        for (uint32_t v : {p.epoch, p.hits, p.pins}) w.u32(v);
+    }
+}
+
+Code decode(ByteView body, PageList& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.next = r.u64();
+        m.segment = r.u32();
+        m.items.resize(get_count(r, kPageBytes, kMaxListed));
+        for (PageItem& p : m.items) {
+            p.digest = r.id();
+            p.space = r.id();
+            for (uint64_t* v : {&p.generation, &p.offset, &p.length, &p.check}) *v = r.u64();
+            for (uint32_t* v : {&p.epoch, &p.hits, &p.pins}) *v = r.u32();
+            refuse_wrapping(r, p.offset, p.length);
+        }
+    });
+}
+
+void encode(const SpaceList& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u32(static_cast<uint32_t>(m.items.size()));
+    for (const SpaceItem& s : m.items) {
+        w.id(s.space);
+        for (uint64_t v : {s.generation, s.pages, s.bytes}) w.u64(v);
+    }
+}
+
+Code decode(ByteView body, SpaceList& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.items.resize(get_count(r, kSpaceBytes, kMaxListed));
+        for (SpaceItem& s : m.items) {
+            s.space = r.id();
+            for (uint64_t* v : {&s.generation, &s.pages, &s.bytes}) *v = r.u64();
+        }
     });
 }
 

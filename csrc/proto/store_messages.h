@@ -11,6 +11,14 @@
 //   remove     RemoveRequest   Statuses
 //   stat       StatRequest     StoreStat
 //   stale      DigestList      empty: the directory's record led nowhere, the owner looks again
+//   adopt      AdoptRequest    Statuses: PENDING (it will fetch a copy and publish it), PRESENT (it has one),
+//                              REFUSED (it leaves soon, or too many wait)
+//   list       ListRequest     PageList: the pages that it owns, piece by piece
+//   keep       KeepRequest     Statuses: one per digest: HIT (pinned, or unpinned) or ABSENT
+//   drain      StatRequest     empty: it moves its pages to others, and leaves
+//   spaces     StatRequest     SpaceList: what it holds by namespace
+//
+// A node that knows none of the later ones answers `unsupported`.
 //
 // A refused call has the frame's code set and a text as body. Every message starts with u16 kStoreVersion; a
 // body of another version is refused by name (version_mismatch), whatever follows. All else that does not fit
@@ -29,6 +37,7 @@ namespace tent::proto {
 
 constexpr uint16_t kStoreVersion = 1;
 constexpr size_t kMaxItems = 4096;
+constexpr size_t kMaxListed = 1024;  // pages, or namespaces, of one reply
 
 // Numbers below 64 are the store's; others of the engine's calls start there.
 enum class Method : uint8_t {
@@ -41,6 +50,11 @@ enum class Method : uint8_t {
     remove = 7,
     stat = 8,
     stale = 9,
+    adopt = 10,
+    list = 11,
+    keep = 12,
+    drain = 13,
+    spaces = 14,
 };
 
 // Nothing when the number is unknown: answer Code::unsupported.
@@ -98,6 +112,54 @@ struct RemoveRequest {
     std::vector<Id128> digests;
 };
 
+// The receiver is to fetch copies of these pages, each from where the directory says, unless there are
+// `copies` of it already.
+struct AdoptRequest {
+    Id128 space{};
+    uint64_t generation = 0;
+    uint8_t copies = 0;
+    std::vector<Id128> digests;
+};
+
+struct KeepRequest {
+    uint8_t pinned = 0;  // 0 or 1
+    std::vector<Id128> digests;
+};
+
+struct ListRequest {
+    uint64_t cursor = 0;  // 0, then PageList::next
+    uint32_t most = 0;    // at most kMaxListed
+};
+
+struct PageItem {
+    Id128 digest{};
+    Id128 space{};
+    uint64_t generation = 0;
+    uint64_t offset = 0;  // of the bytes in the segment
+    uint64_t length = 0;
+    uint64_t check = 0;
+    uint32_t epoch = 0;
+    uint32_t hits = 0;
+    uint32_t pins = 0;
+};
+
+struct PageList {
+    uint64_t next = 0;  // 0: that was the last piece
+    SegmentId segment = 0;
+    std::vector<PageItem> items;
+};
+
+struct SpaceItem {
+    Id128 space{};
+    uint64_t generation = 0;
+    uint64_t pages = 0;
+    uint64_t bytes = 0;
+};
+
+struct SpaceList {
+    std::vector<SpaceItem> items;
+};
+
 struct StatRequest {};
 
 struct StoreStat {
@@ -120,6 +182,11 @@ void encode(const CommitRequest& m, Bytes& out);
 void encode(const PinRequest& m, Bytes& out);
 void encode(const DigestList& m, Bytes& out);
 void encode(const RemoveRequest& m, Bytes& out);
+void encode(const AdoptRequest& m, Bytes& out);
+void encode(const KeepRequest& m, Bytes& out);
+void encode(const ListRequest& m, Bytes& out);
+void encode(const PageList& m, Bytes& out);
+void encode(const SpaceList& m, Bytes& out);
 void encode(const StatRequest& m, Bytes& out);
 void encode(const StoreStat& m, Bytes& out);
 void encode(const Statuses& m, Bytes& out);
@@ -132,6 +199,11 @@ Code decode(ByteView body, CommitRequest& m);
 Code decode(ByteView body, PinRequest& m);
 Code decode(ByteView body, DigestList& m);
 Code decode(ByteView body, RemoveRequest& m);
+Code decode(ByteView body, AdoptRequest& m);
+Code decode(ByteView body, KeepRequest& m);
+Code decode(ByteView body, ListRequest& m);
+Code decode(ByteView body, PageList& m);
+Code decode(ByteView body, SpaceList& m);
 Code decode(ByteView body, StatRequest& m);
 Code decode(ByteView body, StoreStat& m);
 Code decode(ByteView body, Statuses& m);

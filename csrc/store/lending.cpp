@@ -24,6 +24,7 @@ proto::Lent Store::lend(const WriterId& writer, const proto::LendRequest& reques
     if (request.largest > extents_.extent_bytes() || slot_bytes(request.largest) > extents_.extent_bytes()) {
         return refuse(PageStatus::TOO_LARGE);
     }
+    if (asked_to_drain()) return refuse(PageStatus::NO_SPACE);
     uint64_t held = 0;
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         const Extent& e = extents_.at(i);

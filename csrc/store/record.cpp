@@ -1,7 +1,6 @@
 #include "store/record.h"
 
 #include "base/digest.h"
-#include "base/switches.h"
 
 namespace tent::store {
 namespace {
@@ -24,26 +23,6 @@ bool decode_replica(Reader& in, Replica& out) {
     ByteView name = in.raw(in.u8());
     out.node = {reinterpret_cast<const char*>(name.data()), name.size()};
     return in.ok() && !name.empty();
-}
-
-// The replica to read: the preferred node's, else the first.
-const Replica& choose(const Record& record, std::string_view prefer) {
-    for (size_t i = 0; i < record.replica_count; ++i) {
-        if (record.replicas[i].node == prefer) return record.replicas[i];
-    }
-    return record.replicas[0];
-}
-
-uint32_t node_index(const Replica& replica, std::vector<NodeRef>& nodes, size_t& last) {
-    auto is = [&](const NodeRef& n) {
-        return n.incarnation == replica.incarnation && n.name == replica.node;
-    };
-    if (last < nodes.size() && is(nodes[last])) return static_cast<uint32_t>(last);
-    for (last = 0; last < nodes.size(); ++last) {
-        if (is(nodes[last])) return static_cast<uint32_t>(last);
-    }
-    nodes.push_back({std::string(replica.node), replica.incarnation});
-    return static_cast<uint32_t>(last);
 }
 
 }  // namespace
@@ -97,40 +76,6 @@ PageStatus decode_record(ByteView bytes, Record& out) {
         }
     }
     return in.done() ? PageStatus::HIT : PageStatus::BAD_RECORD;
-}
-
-bool same_incarnation(const Id128& a, const Id128& b) {
-    return a == b || !protection_on(Protection::incarnation);
-}
-
-void decode_records(std::span<const ByteView> records, const DecodeOptions& options, const RecordColumns& out,
-                    std::vector<NodeRef>& nodes) {
-    size_t last = 0;
-    Record record;
-    for (size_t i = 0; i < out.count; ++i) {
-        PageStatus status =
-            records[i].data() == nullptr ? PageStatus::ABSENT : decode_record(records[i], record);
-        out.node[i] = kNoId;
-        out.segment[i] = out.epoch[i] = 0;
-        out.offset[i] = out.length[i] = out.check[i] = 0;
-        std::memset(out.version + 16 * i, 0, 16);
-        if (status == PageStatus::HIT) {
-            const Replica& r = choose(record, options.prefer);
-            out.node[i] = node_index(r, nodes, last);
-            out.segment[i] = r.segment;
-            out.epoch[i] = r.epoch;
-            out.offset[i] = r.offset;
-            out.length[i] = record.length;
-            out.check[i] = record.check;
-            std::memcpy(out.version + 16 * i, record.version.data(), 16);
-            if (record.generation < options.generation && protection_on(Protection::generation)) {
-                status = PageStatus::CLEARED;
-            } else if (options.expect != nullptr && options.expect[i] != record.length) {
-                status = PageStatus::LENGTH_MISMATCH;
-            }
-        }
-        out.status[i] = static_cast<uint8_t>(status);
-    }
 }
 
 }  // namespace tent::store

@@ -58,6 +58,16 @@ void encode_record(const Record& record, Bytes& out);
 // HIT, BAD_RECORD or VERSION. `out` points into `bytes`.
 PageStatus decode_record(ByteView bytes, Record& out);
 
+// ---- replicas come and go. A replica is a copy of one version, so records of two versions never mix.
+
+// `there` with the (one) replica of `mine` in it, instead of any that its node had. False: another version,
+// or no room for one more; `out` is then unchanged.
+bool with_replica(const Record& there, const Record& mine, Bytes& out);
+// `there` without the replicas in the bit set `which`; nothing where none is left.
+Bytes without_replicas(const Record& there, uint32_t which);
+// The replicas that both records name, as a bit set over those of `there`.
+uint32_t shared_replicas(const Record& there, const Record& other);
+
 // Incarnations compared: equal, or the protection is switched off (test builds).
 bool same_incarnation(const Id128& a, const Id128& b);
 
@@ -67,6 +77,13 @@ struct NodeRef {
     std::string name;
     Id128 incarnation{};
 };
+
+// What reading from a node takes, as far as it is known: 0 is best.
+struct NodeCost {
+    NodeRef node;
+    uint64_t nanos_per_mib = 0;
+};
+constexpr uint64_t kUnknownCost = 1'000'000;
 
 // Columns that the caller allocated, `count` rows each.
 struct RecordColumns {
@@ -78,16 +95,23 @@ struct RecordColumns {
     uint64_t* offset = nullptr;
     uint64_t* length = nullptr;
     uint64_t* check = nullptr;
-    uint8_t* version = nullptr;  // 16 bytes a row
+    uint8_t* version = nullptr;   // 16 bytes a row
+    uint8_t* which = nullptr;     // the replica that was chosen: its place in the record
+    uint8_t* replicas = nullptr;  // how many the record has
 };
 
 struct DecodeOptions {
     std::string_view prefer;           // a replica of this node is taken before any other
     uint64_t generation = 0;           // records of a lower one are CLEARED
     const uint64_t* expect = nullptr;  // `count` lengths, or null: LENGTH_MISMATCH where they differ
+    const uint8_t* tried = nullptr;    // `count` bit sets of replicas that failed already, or null
+    std::span<const NodeCost> costs;   // of the nodes whose cost is known
 };
 
-// A null record (data() == nullptr) is ABSENT. Appends each node it meets once to `nodes`.
+// A null record (data() == nullptr) is ABSENT; one whose every replica was tried, OWNER_UNREACHABLE. Of
+// several replicas that one is taken at which the bytes asked of its node so far in this batch, and these,
+// would be there first: the pages of a batch spread over the nodes that have them. Appends each node it meets
+// once to `nodes`.
 void decode_records(std::span<const ByteView> records, const DecodeOptions& options, const RecordColumns& out,
                     std::vector<NodeRef>& nodes);
 

@@ -43,6 +43,38 @@ proto::StoreStat stat_of(const Store& store) {
     return out;
 }
 
+Result<Bytes> on_adopt(Store& store, ByteView body) {
+    proto::AdoptRequest request;
+    if (Status s = read_body(body, request); !s.ok()) return s;
+    std::vector<PageStatus> status(request.digests.size());
+    store.want(request, status);
+    return statuses(status);
+}
+
+Result<Bytes> on_keep(Store& store, ByteView body) {
+    proto::KeepRequest request;
+    if (Status s = read_body(body, request); !s.ok()) return s;
+    std::vector<PageStatus> status(request.digests.size());
+    store.pin(request.digests, request.pinned != 0, status);
+    return statuses(status);
+}
+
+Result<Bytes> on_list(Store& store, ByteView body) {
+    proto::ListRequest request;
+    if (Status s = read_body(body, request); !s.ok()) return s;
+    return bytes_of(store.list(request.cursor, request.most));
+}
+
+// stat, spaces and drain: requests without contents.
+Result<Bytes> on_bare(Store& store, proto::Method method, ByteView body) {
+    proto::StatRequest request;
+    if (Status s = read_body(body, request); !s.ok()) return s;
+    if (method == proto::Method::stat) return bytes_of(stat_of(store));
+    if (method == proto::Method::spaces) return bytes_of(store.spaces());
+    store.ask_to_drain();
+    return Bytes{};
+}
+
 Result<Bytes> on_digests(Store& store, proto::Method method, ByteView body) {
     proto::DigestList list;
     if (Status s = read_body(body, list); !s.ok()) return s;
@@ -90,11 +122,16 @@ Result<Bytes> serve_call(Store& store, const WriterId& writer, uint16_t raw, Byt
             store.remove(request.digests, status);
             return statuses(status);
         }
-        case proto::Method::stat: {
-            proto::StatRequest request;
-            if (Status s = read_body(body, request); !s.ok()) return s;
-            return bytes_of(stat_of(store));
-        }
+        case proto::Method::adopt:
+            return on_adopt(store, body);
+        case proto::Method::keep:
+            return on_keep(store, body);
+        case proto::Method::list:
+            return on_list(store, body);
+        case proto::Method::stat:
+        case proto::Method::spaces:
+        case proto::Method::drain:
+            return on_bare(store, *method, body);
         case proto::Method::unpin:
         case proto::Method::hits:
         case proto::Method::stale:

@@ -172,7 +172,8 @@ PageStatus Store::insert(uint32_t space, uint64_t generation, const Slot& slot, 
 
 PageStatus Store::commit_one(uint32_t space, uint64_t generation, const Commit& page) {
     if (!extents_.current(page.slot) && protection_on(Protection::epoch)) return PageStatus::STALE_EPOCH;
-    PageStatus s = insert(space, generation, page.slot, page.digest, next_version(), page.check);
+    Id128 version = page.version == Id128{} ? next_version() : page.version;
+    PageStatus s = insert(space, generation, page.slot, page.digest, version, page.check);
     extents_.close_slot(page.slot, s == PageStatus::STORED);
     return s;
 }
@@ -228,9 +229,9 @@ void Store::commit_puts(uint32_t space, uint64_t generation, const std::vector<P
             extents_.close_slot(p.slot, true);
         } else if (!p.good) {
             extents_.close_slot(p.slot, false);
-            status[p.row] = PageStatus::UNSTABLE;
+            status[p.row] = p.version == Id128{} ? PageStatus::UNSTABLE : PageStatus::CHECK_FAILED;
         } else {
-            status[p.row] = commit_one(space, generation, {p.slot, p.digest, p.check});
+            status[p.row] = commit_one(space, generation, {p.slot, p.digest, p.check, p.version});
         }
     }
     for (size_t i = 0; i < status.size(); ++i) {
@@ -265,6 +266,10 @@ void Store::put(const Id128& space, uint64_t generation, const PageBatch& batch,
     for (size_t k = 0; k < pending.size(); ++k) {
         Pending& p = pending[k];
         p.check = jobs[k].check;
+        if (batch.versions != nullptr) {
+            std::memcpy(p.version.data(), batch.versions + 16 * p.row, 16);
+            p.good = p.check == batch.checks[p.row] || !protection_on(Protection::check);
+        }
         if (batch.tokens != nullptr && protection_on(Protection::token)) {
             p.good = load_token(batch.tokens[p.row]) == p.token;
         }

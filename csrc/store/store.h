@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -48,12 +49,25 @@ struct PageBatch {
     const uint64_t* tokens = nullptr;  // put: addresses of u64 stability counters (0: none), or null
     // put: what the counters read when the caller handed the pages in (a queued put starts later); null: now.
     const uint64_t* token_values = nullptr;
+    // put: these are copies of pages that other nodes own, with their version ids (N x 16) and checks (N): a
+    // page whose bytes come out otherwise is CHECK_FAILED. Null: the pages are new.
+    const uint8_t* versions = nullptr;
+    const uint64_t* checks = nullptr;
 };
 
 struct Commit {
     Slot slot;
     Id128 digest{};
     uint64_t check = 0;
+    Id128 version{};  // of a copy; all zero: a new one is drawn
+};
+
+// A page that a peer asks this node to keep a copy of.
+struct Wanted {
+    Id128 digest{};
+    Id128 space{};
+    uint64_t generation = 0;
+    uint8_t copies = 0;
 };
 
 // A page that this node owns and its directory record.
@@ -159,6 +173,21 @@ class Store {
     void writer_lost(const WriterId& writer);
     void writer_gone(const WriterId& writer);
 
+    // ---- copies for other nodes, and what operators ask (adopt.cpp)
+    // Takes note of pages that this node is to fetch copies of: PENDING, PRESENT, or REFUSED. Wakes
+    // wait_wanted().
+    void want(const proto::AdoptRequest& request, std::span<PageStatus> status);
+    std::vector<Wanted> take_wanted(size_t most);
+    // Blocks until something is wanted, stop_waiting() was called, or `timeout`. False: stopped for good.
+    bool wait_wanted(Nanos timeout);
+    void stop_waiting();
+    // A peer, or an operator, asks this node to leave. Never taken back: nothing is wanted or lent from then
+    // on.
+    void ask_to_drain();
+    bool asked_to_drain() const { return draining_.load(std::memory_order_acquire); }
+    proto::PageList list(uint64_t cursor, size_t most) const;
+    proto::SpaceList spaces() const;
+
     // Rebuilds the index from the slot headers (everything known before is forgotten). The namespace of a
     // page is not in its header: the pages belong to the zero namespace until they are published again.
     // Returns pages found.
@@ -183,6 +212,7 @@ class Store {
         uint64_t token = 0;
         uint64_t check = 0;
         uint64_t from = 0;  // moves: where its bytes lay
+        Id128 version{};    // copies
         bool good = true;
     };
     uint32_t space_of(const Id128& digest);
@@ -208,6 +238,7 @@ class Store {
     void copy_moves(std::vector<Pending>& moves);
     void finish_move(const Pending& move, Reclaim& out);
     uint32_t loan_extent(const WriterId& writer, uint64_t loan) const;
+    PageStatus want_one(const proto::AdoptRequest& request, const Id128& digest);
     size_t rebuild_extent(uint32_t extent);
 
     StoreConfig config_;
@@ -222,6 +253,10 @@ class Store {
     std::vector<Published> unpublish_;  // to take out of the directory
     uint64_t versions_ = 0, loans_ = 0;
     std::atomic<uint64_t> loans_ended_{0};
+    std::condition_variable wanting_;
+    std::deque<Wanted> wanted_;
+    bool stopped_waiting_ = false;
+    std::atomic<bool> draining_{false};
     mutable StoreStats counts_;
 };
 

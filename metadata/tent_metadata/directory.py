@@ -26,6 +26,7 @@ from tent_metadata.pages import Pages
 from tent_metadata.resolve import Resolver
 from tent_metadata.router import Router, SentinelRouter, StandaloneRouter
 from tent_metadata.server import ServerSettings
+from tent_metadata.spaces import Spaces
 from tent_metadata.url import Address, Endpoint, parse_url
 
 __all__ = ["Directory", "DirectorySettings", "open_directory"]
@@ -97,6 +98,7 @@ class Directory:
         self._core = Core(router, KeySpace(cluster_id), config.timeout_ms, address.shown, counters)
         self._pages = Pages(self._core)
         self._nodes = Nodes(self._core, config.node_ttl_ms)
+        self._spaces = Spaces(self._core)
         try:
             self._greet(max(_OPEN_S, config.timeout_ms / 1000))
         except BaseException:
@@ -180,6 +182,20 @@ class Directory:
     def segments(self, node: str) -> tuple[bytes, dict[str, bytes]] | None:
         """``(incarnation, {segment: record})`` of a node with segments, or None."""
         return self._nodes.segments(node)
+
+    def segments_of(self, nodes: Sequence[str]) -> dict[str, tuple[bytes, dict[str, bytes]]]:
+        """`segments` of many nodes, in one round trip; nodes without any are left out."""
+        return self._nodes.segments_of(nodes)
+
+    # ---- what namespaces mean
+
+    def put_space(self, digest: bytes, facts: bytes) -> None:
+        """Notes what a namespace's digest stands for. For people; nothing else reads it."""
+        self._spaces.put_space(digest, facts)
+
+    def spaces(self) -> dict[bytes, bytes]:
+        """Every namespace that was noted: digest -> facts."""
+        return self._spaces.spaces()
 
     # ---- the directory itself
 

@@ -53,6 +53,10 @@ class KeySpace:
     def node_index(self) -> bytes:
         return self.prefix + b"{nodes}:all"
 
+    @property
+    def spaces(self) -> bytes:
+        return self.prefix + b"{nodes}:spaces"
+
     def packed_pages(self, digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The keys of N digests (uint8, shape [N, 16]) as they go over the wire, one row each: no loop over keys."""
         count = len(digests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tent_core.errors import InvalidArgument, NameInUse, SegmentGone
@@ -110,16 +111,26 @@ class Nodes:
             )
 
     def segments(self, node: str) -> tuple[bytes, dict[str, bytes]] | None:
+        return self.segments_of([node]).get(node)
+
+    def segments_of(self, nodes: Sequence[str]) -> dict[str, tuple[bytes, dict[str, bytes]]]:
         core = self._core
         deadline = core.enter("segments")
-        command = resp.command(b"HGETALL", core.keys.segments(_checked_name(node, "node")))
-        replies = core.router.call([(NODE_BUCKET, command)], deadline, _LIMIT)
-        if is_fault(replies[0]) and replies[0].kind == "wrong_type":
-            core.counters.count("garbage", "segments")
-            return None
-        reply = core.only(replies, "tell segments")
+        keys = [core.keys.segments(_checked_name(node, "node")) for node in nodes]
+        commands = [(NODE_BUCKET, resp.command(b"HGETALL", key)) for key in keys]
+        found = {}
+        for node, reply in zip(nodes, core.router.call(commands, deadline, _LIMIT), strict=True):
+            if is_fault(reply) and reply.kind == "wrong_type":
+                core.counters.count("garbage", "segments")
+                continue
+            segments = self._segments_in(core.only([reply], "tell segments"))
+            if segments is not None:
+                found[node] = segments
+        return found
+
+    def _segments_in(self, reply: Any) -> tuple[bytes, dict[str, bytes]] | None:
         if type(reply) is not list or len(reply) % 2 or any(type(part) is not bytes for part in reply):
-            core.nonsense(reply, "tell segments")
+            self._core.nonsense(reply, "tell segments")
         fields = dict(zip(reply[::2], reply[1::2], strict=True))
         incarnation = fields.pop(b"", b"")
         if len(incarnation) != INCARNATION_BYTES:

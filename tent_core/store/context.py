@@ -76,7 +76,7 @@ class Context:
         self.directory_lost = threading.Event()  # an operation failed since the last republish
         self._lock = threading.Lock()
         self._generations: dict[bytes, int] = {}
-        self._dead_records: deque[tuple[bytes, bytes]] = deque(maxlen=_KEPT)
+        self._dead_records: deque[tuple[bytes, bytes, bytes]] = deque(maxlen=_KEPT)
         self._hits: dict[tuple[str, bytes], list[Digests]] = {}
         self._hit_count = 0
         self._counters: dict[tuple[str, int], Counter] = {}
@@ -109,12 +109,13 @@ class Context:
 
     # ---- for upkeep
 
-    def dead_records(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Records that lead nowhere: compared and deleted by upkeep."""
+    def dead_records(self, items: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """``(digest, record, what is left of it)``: replicas that lead nowhere are taken out by upkeep, and the record
+        with its last one (what is left is then empty). Compared first."""
         self._dead_records.extend(items)
 
-    def take_dead_records(self, most: int) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
+    def take_dead_records(self, most: int) -> list[tuple[bytes, bytes, bytes]]:
+        found: list[tuple[bytes, bytes, bytes]] = []
         while self._dead_records and len(found) < most:
             found.append(self._dead_records.popleft())
         return found

@@ -14,7 +14,7 @@ from tent_core.store.batch import Digests, Rows, Statuses, Words
 from tent_core.store.context import Context, Deadline
 from tent_core.store.reason import PageStatus
 
-__all__ = ["Located", "Lookup", "Messages", "lease", "locate"]
+__all__ = ["Located", "Lookup", "Messages", "elsewhere", "lease", "locate"]
 
 U32 = npt.NDArray[np.uint32]
 
@@ -22,8 +22,9 @@ U32 = npt.NDArray[np.uint32]
 class Messages:
     """Numbers of the calls to an owner's store (csrc/proto/store_messages.h), and how many pages one may name."""
 
-    LEND, GIVE_BACK, COMMIT, PIN, UNPIN, HITS, REMOVE = range(1, 8)
+    LEND, GIVE_BACK, COMMIT, PIN, UNPIN, HITS, REMOVE, STAT, STALE, ADOPT, LIST, KEEP, DRAIN, SPACES = range(1, 15)
     MOST = 4096
+    MOST_LISTED = 1024
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Located:
     offset: Words
     length: Words
     check: Words
+    version: Digests  # (N, 16)
+    which: npt.NDArray[np.uint8]  # the replica that was chosen: its place in the record
+    replicas: npt.NDArray[np.uint8]  # how many the record has
     nodes: list[tuple[str, bytes]]
     records: list[bytes | None]
 
@@ -51,6 +55,9 @@ class Located:
             self.offset[rows],
             self.length[rows],
             self.check[rows],
+            self.version[rows],
+            self.which[rows],
+            self.replicas[rows],
             self.nodes,
             [self.records[row] for row in rows.tolist()],
         )
@@ -67,12 +74,53 @@ def locate(context: Context, space: bytes, digests: Digests, lengths: Words | No
     except DirectoryUnavailable:
         context.lost_directory()
         return _own_only(context, digests, lengths)
-    generation = context.saw_generation(space, generation)
-    columns = _native.decode_records(records, context.name, generation, lengths)
-    status, node, segment, epoch, offset, length, check, _version, nodes = columns
-    located = Located(digests, status, node, segment, epoch, offset, length, check, nodes, records)
+    context.saw_generation(space, generation)
+    located = _decoded(context, space, digests, records, lengths, None)
     _add_own(context, located, lengths)
     return located
+
+
+def elsewhere(
+    context: Context,
+    space: bytes,
+    located: Located,
+    lengths: Words | None,
+    tried: npt.NDArray[np.uint8],
+) -> Located:
+    """The same records once more, without the replicas in the bit sets ``tried``: OWNER_UNREACHABLE where none is
+    left."""
+    return _decoded(context, space, located.digests, located.records, lengths, tried)
+
+
+def _decoded(
+    context: Context,
+    space: bytes,
+    digests: Digests,
+    records: list[bytes | None],
+    lengths: Words | None,
+    tried: npt.NDArray[np.uint8] | None,
+) -> Located:
+    generation = context.generation(space)
+    columns = _native.decode_records(records, context.name, generation, lengths, tried)
+    if (columns[9] > 1).any():  # pages with several replicas: by what reading from their nodes takes now
+        costs = context.peers.costs()
+        columns = _native.decode_records(records, context.name, generation, lengths, tried, costs)
+    status, node, segment, epoch, offset, length, check, version, which, replicas, nodes = columns
+    return Located(
+        digests,
+        status,
+        node,
+        segment,
+        epoch,
+        offset,
+        length,
+        check,
+        version,
+        which,
+        replicas,
+        nodes,
+        records,
+    )
 
 
 def _add_own(context: Context, located: Located, lengths: Words | None) -> None:
@@ -104,11 +152,14 @@ def _own_only(context: Context, digests: Digests, lengths: Words | None) -> Loca
         status[here] = PageStatus.HIT
         if lengths is not None:
             status[here & (found != lengths)] = PageStatus.LENGTH_MISMATCH
+    none8 = np.zeros(count, dtype=np.uint8)
     none32 = np.zeros(count, dtype=np.uint32)
     none64 = np.zeros(count, dtype=np.uint64)
     nodes = [(context.name, context.incarnation)]
+    version = np.zeros((count, 16), dtype=np.uint8)
     return Located(
-        digests, status, none32, none32, none32, none64, found, none64, nodes, [None] * count
+        digests, status, none32, none32, none32, none64, found, none64, version, none8, none8, nodes,
+        [None] * count,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from tent_core.engine import Intent, Peer, Transfer
 from tent_core.errors import InvalidArgument, TentError
 from tent_core.store.batch import Batch, Rows, Statuses
 from tent_core.store.context import Context, Deadline
-from tent_core.store.lookup import Located, locate
+from tent_core.store.lookup import Located, elsewhere, locate
 from tent_core.store.reason import PageStatus, status_of_code
 from tent_core.store.transfer import Control
 
@@ -22,6 +22,21 @@ __all__ = ["Reader"]
 log = logging.getLogger("tent.store")
 _OK = 1  # state of a range
 _GRACE_S = 10.0  # beyond the deadline, which the engine keeps itself
+# Replicas that lead nowhere, and faults that another replica may not have.
+_DEAD = (
+    PageStatus.STALE_INCARNATION,
+    PageStatus.STALE_EPOCH,
+    PageStatus.ABSENT,
+    PageStatus.BAD_RECORD,
+)
+_OF_OWNER = (
+    *_DEAD,
+    PageStatus.OWNER_UNREACHABLE,
+    PageStatus.LINK_FAILED,
+    PageStatus.CHECK_FAILED,
+    PageStatus.REFUSED,
+    PageStatus.CLOSED,
+)
 
 
 @dataclass
@@ -49,28 +64,31 @@ class Reader:
         deadline: Deadline,
         priority: str,
         control: Control,
+        *,
+        same_version: bool = False,
     ) -> Statuses:
-        """Status per page. Returns once nothing touches the caller's memory any more."""
+        """Status per page. Returns once nothing touches the caller's memory any more. ``same_version``: what became of
+        a page since ``located`` was found is a miss."""
         started = time.monotonic()
         context = self._context
         fresh = located is None
         if located is None:
             located = locate(context, space, batch.digests, batch.totals)
-        status = self._fetch(batch, located, deadline, priority, control)
+        status = self._fetch_anywhere(space, batch, located, deadline, priority, control)
         # A page may have been moved between look-up and read: where it went is one look-up away.
         again = self._outdated(located, status)
         if len(again) and not deadline.passed and not control.cancelled:
-            self._drop_dead(located, status)
             some = batch.rows(again)
             moved = locate(context, space, some.digests, some.totals)
-            before = located.rows(again).records
-            new = np.array([a != b for a, b in zip(moved.records, before, strict=True)])
+            before = located.rows(again)
+            new = np.array([a != b for a, b in zip(moved.records, before.records, strict=True)])
+            if same_version:
+                new &= (moved.version == before.version).all(axis=1)
             found = (moved.status == PageStatus.HIT) & new
             moved.status[~found & (moved.status == PageStatus.HIT)] = (
                 PageStatus.ABSENT
             )  # the same dead record
-            status[again] = self._fetch(some, moved, deadline, priority, control)
-        self._drop_dead(located, status)
+            status[again] = self._fetch_anywhere(space, some, moved, deadline, priority, control)
         context.count("get", status, batch.totals)
         seconds = time.monotonic() - started
         nbytes = int(batch.totals[status == PageStatus.HIT].sum())
@@ -78,6 +96,52 @@ class Reader:
             self.rate += (nbytes / seconds - self.rate) * 0.25
         context.metrics.histogram("store.get.seconds", looked_up=str(fresh).lower()).observe(seconds)
         return status
+
+    def _fetch_anywhere(
+        self,
+        space: bytes,
+        batch: Batch,
+        located: Located,
+        deadline: Deadline,
+        priority: str,
+        control: Control,
+    ) -> Statuses:
+        """From the replica that was chosen, then from the others in turn. Replicas that lead nowhere leave their
+        records."""
+        status = self._fetch(batch, located, deadline, priority, control)
+        tried = np.zeros(len(batch), dtype=np.uint8)  # bit sets of replicas, by row
+        dead = (located.status == PageStatus.BAD_RECORD).astype(np.uint8)
+        rows: Rows = np.arange(len(batch))
+        now = located
+        while True:
+            self._note_failures(now, rows, status, tried, dead)
+            rows = self._with_another(located, status, tried)
+            if not len(rows) or deadline.passed or control.cancelled:
+                break
+            some = batch.rows(rows)
+            now = elsewhere(self._context, space, located.rows(rows), some.totals, tried[rows])
+            self._context.metrics.counter("store.other_replica").inc(len(rows))
+            status[rows] = self._fetch(some, now, deadline, priority, control)
+        self._drop_dead(located, dead)
+        return status
+
+    @staticmethod
+    def _note_failures(
+        now: Located, rows: Rows, status: Statuses, tried: Statuses, dead: Statuses
+    ) -> None:
+        failed = (status[rows] != PageStatus.HIT) & (now.status == PageStatus.HIT)
+        bit = np.left_shift(np.uint8(1), now.which).astype(np.uint8)
+        tried[rows[failed]] |= bit[failed]
+        lost = failed & np.isin(status[rows], _DEAD)
+        dead[rows[lost]] |= bit[lost]
+
+    @staticmethod
+    def _with_another(located: Located, status: Statuses, tried: Statuses) -> Rows:
+        """Rows that failed by a fault of their owner's, and have a replica that was not tried."""
+        every = np.left_shift(np.uint16(1), located.replicas).astype(np.uint16) - 1
+        left = (tried & every) != every
+        rows: Rows = np.flatnonzero((tried > 0) & left & np.isin(status, _OF_OWNER))
+        return rows
 
     def _fetch(
         self, batch: Batch, located: Located, deadline: Deadline, priority: str, control: Control
@@ -236,15 +300,14 @@ class Reader:
         rows: Rows = np.flatnonzero(gone & (located.status == PageStatus.HIT))
         return rows
 
-    def _drop_dead(self, located: Located, status: Statuses) -> None:
-        """Records that lead nowhere are compared and deleted by upkeep."""
-        dead = (status == PageStatus.STALE_INCARNATION) | (status == PageStatus.BAD_RECORD)
-        dead[self._outdated(located, status)] = True
+    def _drop_dead(self, located: Located, dead: Statuses) -> None:
+        """Replicas that lead nowhere leave their records; upkeep does it."""
         items = []
         for row in np.flatnonzero(dead).tolist():
             record = located.records[row]
             if record is not None:
-                items.append((located.digests[row].tobytes(), record))
+                left = _native.record_without(record, int(dead[row]))
+                items.append((located.digests[row].tobytes(), record, left))
         if items:
             self._context.dead_records(items)
             self._context.wake.set()

@@ -274,7 +274,7 @@ class PageStore:
                 self.directory.unpublish(items)
         except DirectoryUnavailable:
             self._context.lost_directory()
-            self._context.dead_records(items)
+            self._context.dead_records([(digest, record, b"") for digest, record in items])
         self._remove_remote(namespace.digest, located)
         return status
 

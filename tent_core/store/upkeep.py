@@ -12,6 +12,7 @@ from tent_core.errors import DirectoryUnavailable, NameInUse, TentError
 from tent_core.store.context import Context
 from tent_core.store.lookup import Messages
 from tent_core.store.reason import PageStatus
+from tent_core.store.retire import retire
 from tent_core.store.writer import Publisher, Writer
 
 __all__ = ["Upkeep"]
@@ -114,16 +115,17 @@ class Upkeep:
     def _unpublish(self) -> bool:
         """Takes out of the directory what was dropped here or leads nowhere. True if there may be more."""
         context = self._context
-        items = context.native.take_unpublish(_BATCH) if context.native is not None else []
-        items += context.take_dead_records(_BATCH - len(items))
-        if not items:
-            return False
+        ours = context.native.take_unpublish(_BATCH) if context.native is not None else []
+        dead = context.take_dead_records(_BATCH - len(ours))
         try:
-            context.directory.unpublish(items)
+            retire(context.directory, ours)
+            context.directory.unpublish([(digest, record) for digest, record, left in dead if not left])
+            context.directory.replace([item for item in dead if item[2]])
         except DirectoryUnavailable:
-            context.dead_records(items)
+            context.dead_records([(digest, record, b"") for digest, record in ours])
+            context.dead_records(dead)
             raise
-        return len(items) == _BATCH
+        return len(ours) + len(dead) == _BATCH
 
     def _publish(self) -> bool:
         pages = self._context.native.take_unpublished(_BATCH)

@@ -12,6 +12,7 @@ from tent_core.errors import DirectoryUnavailable
 from tent_core.store.batch import Batch, Digests, Statuses, Words
 from tent_core.store.context import Context, Deadline
 from tent_core.store.reason import PageStatus
+from tent_core.store.retire import retire
 from tent_core.store.transfer import Control
 
 __all__ = ["Publisher", "Writer", "digest_array"]
@@ -64,21 +65,26 @@ class Publisher:
         if not entered:
             return
         for position in self._context.native.confirm(digest_array([digest for digest, _ in entered])):
-            self._context.dead_records([entered[position]])
+            digest, record = entered[position]
+            self._context.dead_records([(digest, record, b"")])
             self._context.wake.set()
 
     def _settle(
         self, conflicts: list[tuple[bytes, bytes, bytes]], generation: int
     ) -> dict[bytes, PageStatus]:
-        """What becomes of pages whose record is there already: it stands, or it is dead and ours takes its place."""
+        """What becomes of pages whose record is there already: it stands, it is of the same version and takes ours in as
+        one more replica, or it is dead and ours takes its place."""
         result: dict[bytes, PageStatus] = {}
         gone: dict[tuple[str, bytes], bool] = {}
         dead = []
-        for conflict in conflicts:
-            if self._holds(conflict[1], generation, gone):
-                result[conflict[0]] = PageStatus.PRESENT
+        for digest, there, ours in conflicts:
+            merged = _native.record_with(there, ours)
+            if merged is not None:
+                dead.append((digest, there, merged))
+            elif self._holds(there, generation, gone):
+                result[digest] = PageStatus.PRESENT
             else:
-                dead.append(conflict)
+                dead.append((digest, there, ours))
         if result:
             self._drop(list(result))
         if not dead:
@@ -89,7 +95,7 @@ class Publisher:
             self._context.lost_directory()
             replaced = [False] * len(dead)
         self._confirm(
-            [(digest, ours) for (digest, _, ours), good in zip(dead, replaced, strict=True) if good]
+            [(digest, new) for (digest, _, new), good in zip(dead, replaced, strict=True) if good]
         )
         # Where somebody else was faster, the next attempt sees whom.
         faster = [digest for (digest, _, _), good in zip(dead, replaced, strict=True) if not good]
@@ -233,8 +239,7 @@ class Writer:
         """With the directory away the records stay: epoch and incarnation tell their readers."""
         directory = self._context.directory
         try:
-            if unpublish:
-                directory.unpublish(unpublish)
+            retire(directory, unpublish)
             if moved:
                 answers = directory.replace(moved)
                 lost = [item[0] for item, good in zip(moved, answers, strict=True) if not good]

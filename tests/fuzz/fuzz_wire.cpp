@@ -69,6 +69,11 @@ void store_messages(ByteView body) {
     message<PinRequest>(body);
     message<DigestList>(body);
     message<RemoveRequest>(body);
+    message<AdoptRequest>(body);
+    message<KeepRequest>(body);
+    message<ListRequest>(body);
+    message<PageList>(body);
+    message<SpaceList>(body);
     message<StatRequest>(body);
     message<StoreStat>(body);
     message<Statuses>(body);

@@ -51,9 +51,12 @@ def wait_for(what: Callable[[], Any], why: str, patience_s: float = PATIENCE_S) 
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Below the ports that the kernel gives to outgoing connections: one of those may take a port before the server."""
+    while True:
+        port = 12_000 + secrets.randbelow(18_000)
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def server_binaries() -> list[str]:
@@ -86,9 +89,11 @@ class RedisServer:
     def start(self) -> None:
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(self._words, stdout=log, stderr=log)
-        wait_for(self.listens, f"server in {self.folder} listens: {(self.folder / 'log').read_text()[-500:]}")
+        wait_for(self.listens, f"server in {self.folder} listens")
 
     def listens(self) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            pytest.fail(f"the server ended: {(self.folder / 'log').read_text()[-500:]}")
         with socket.socket(socket.AF_UNIX) as sock:
             return sock.connect_ex(self.socket) == 0
 

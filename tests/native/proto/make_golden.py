@@ -149,6 +149,15 @@ def store_messages() -> dict[str, bytes]:
         "digests": version + digests,
         "remove": version + space + digests,
         "stat": version,
+        "adopt": version + space + struct.pack("<QB", 9, 2) + digests,
+        "keep": version + b"\x01" + digests,
+        "list": version + struct.pack("<QI", 4711, 512),
+        "page_list": version
+        + struct.pack("<QII", 4712, 5, 1)
+        + a
+        + space
+        + struct.pack("<4Q3I", 9, 64, 1000, 0x1122334455667788, 7, 3, 1),
+        "space_list": version + struct.pack("<I", 1) + space + struct.pack("<QQQ", 9, 12, 12345),
         "store_stat": version + struct.pack("<5Q", 1 << 30, 12345, 64 << 20, 12, 2),
         "statuses": version + struct.pack("<I", 3) + bytes([0, 16, 1]),
     }

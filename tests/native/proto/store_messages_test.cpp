@@ -94,6 +94,15 @@ TEST_CASE("every store message has golden bytes") {
     CHECK(check_message("digests", DigestList{digests()}).digests == digests());
     CHECK(check_message("remove", RemoveRequest{id(0x5a), digests()}).space == id(0x5a));
     (void)check_message("stat", StatRequest{});
+    CHECK(check_message("adopt", AdoptRequest{id(0x5a), 9, 2, digests()}).copies == 2);
+    CHECK(check_message("keep", KeepRequest{1, digests()}).digests == digests());
+    CHECK(check_message("list", ListRequest{4711, 512}).most == 512);
+    PageList pages{4712, 5, {{id(0xa0), id(0x5a), 9, 64, 1000, 0x1122334455667788, 7, 3, 1}}};
+    pages = check_message("page_list", pages);
+    REQUIRE(pages.items.size() == 1);
+    CHECK(pages.items[0].check == 0x1122334455667788);
+    CHECK(pages.items[0].pins == 1);
+    CHECK(check_message("space_list", SpaceList{{{id(0x5a), 9, 12, 12345}}}).items[0].bytes == 12345);
     CHECK(check_message("store_stat", StoreStat{1 << 30, 12345, 64 << 20, 12, 2}).pinned == 2);
     CHECK(check_message("statuses", Statuses{{0, 16, 1}}).values == std::vector<uint8_t>{0, 16, 1});
 }
@@ -124,13 +133,28 @@ TEST_CASE("hostile counts and ranges are refused, and allocate nothing") {
     Lent lent;
     lent.offset = lent.length = 1ull << 63;
     CHECK(decode(bytes_of(lent), lent) == Code::protocol);
+
+    PageList pages;
+    pages.items.assign(kMaxListed, {});
+    CHECK(bytes_of(pages).size() <= kMaxBody);
+    CHECK(decode(bytes_of(pages), pages) == Code::ok);
+    pages.items.assign(kMaxListed + 1, {});
+    CHECK(decode(bytes_of(pages), pages) == Code::protocol);
+    pages.items.assign(1, {});
+    pages.items[0].offset = pages.items[0].length = 1ull << 63;
+    CHECK(decode(bytes_of(pages), pages) == Code::protocol);
+    ListRequest request{0, kMaxListed + 1};
+    CHECK(decode(bytes_of(request), request) == Code::protocol);
+    KeepRequest keep{2, {}};
+    CHECK(decode(bytes_of(keep), keep) == Code::protocol);
 }
 
 TEST_CASE("unknown methods are no methods") {
     CHECK(method_from_wire(1) == Method::lend);
     CHECK(method_from_wire(9) == Method::stale);
     CHECK_FALSE(method_from_wire(0));
-    CHECK_FALSE(method_from_wire(10));
+    CHECK(method_from_wire(14) == Method::spaces);
+    CHECK_FALSE(method_from_wire(15));
     CHECK_FALSE(method_from_wire(~0ull));
     CHECK_FALSE(method_from_wire(257));
 }
