@@ -174,6 +174,7 @@ py::dict stats(const Store& s) {
     TENT_STAT(remote_commits);
     TENT_STAT(remote_refused);
     TENT_STAT(queued);
+    TENT_STAT(unpublishing);
 #undef TENT_STAT
     return d;
 }

@@ -52,7 +52,7 @@ std::vector<PageStatus> Store::commit_lent(const WriterId& writer, const proto::
     std::vector<PageStatus> status(request.items.size(), PageStatus::REFUSED);
     uint32_t extent = loan_extent(writer, request.loan);
     bool stale = extent == kNoId || request.epoch != extents_.epoch(extent);
-    if (extent == kNoId || (stale && protection_on(Protection::epoch))) {
+    if (extent == kNoId || asked_to_drain() || (stale && protection_on(Protection::epoch))) {
         counts_.remote_refused += status.size();
         return status;
     }

@@ -435,6 +435,7 @@ StoreStats Store::stats() const {
         s.pinned_pages += e.pinned;
     }
     s.queued = queue_.size();
+    s.unpublishing = unpublish_.size();
     return s;
 }
 

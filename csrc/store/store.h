@@ -98,7 +98,7 @@ struct StoreStats {
     uint64_t stored = 0, present = 0, unstable = 0, no_space = 0, local_hits = 0, local_misses = 0,
              check_failed = 0;
     uint64_t evicted = 0, moved = 0, reclaimed_extents = 0, removed = 0, cleared = 0;
-    uint64_t remote_commits = 0, remote_refused = 0, queued = 0, pinned_pages = 0;
+    uint64_t remote_commits = 0, remote_refused = 0, queued = 0, unpublishing = 0, pinned_pages = 0;
 };
 
 class Store {

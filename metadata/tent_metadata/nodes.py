@@ -118,7 +118,9 @@ class Nodes:
         deadline = core.enter("segments")
         keys = [core.keys.segments(_checked_name(node, "node")) for node in nodes]
         commands = [(NODE_BUCKET, resp.command(b"HGETALL", key)) for key in keys]
-        found = {}
+        found: dict[str, tuple[bytes, dict[str, bytes]]] = {}
+        if not commands:
+            return found
         for node, reply in zip(nodes, core.router.call(commands, deadline, _LIMIT), strict=True):
             if is_fault(reply) and reply.kind == "wrong_type":
                 core.counters.count("garbage", "segments")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_home", "for_developers", "runtime_home", "state_home"]
+__all__ = ["cache_home", "for_developers", "notify_socket", "runtime_home", "state_home"]
 
 
 def cache_home() -> Path:
@@ -28,3 +28,8 @@ def for_developers(name: str) -> str:
     """``TENT_DEMO_TRACEBACK``: the traceback of an error that a command ends with. ``TENT_BENCH_NATIVE``: the folder of
     the native benchmark programs. Empty: not set."""
     return os.environ.get(name, "")
+
+
+def notify_socket() -> str:
+    """Where systemd wants to hear that a service is ready; empty where it does not."""
+    return os.environ.get("NOTIFY_SOCKET", "")

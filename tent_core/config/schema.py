@@ -139,6 +139,15 @@ class StoreConfig:
     )
     prefault: bool = flag(True, "Touch the memory in the background, so that the first put is not slow.")
     check: bool = flag(True, "Verify the page check of every page read. Off only for measurements.")
+    place: str = text(
+        "auto",
+        "Where puts go: own: this process's memory; node: the 'tent node' of this host; auto: that where there is one, "
+        "else own.",
+        choices=("auto", "own", "node"),
+    )
+    replicas: int = integer(
+        1, "", "Copies of each page that this node puts into its own memory, on as many hosts.", low=1, high=8
+    )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tent_core.engine import Engine
+from tent_core.engine import Engine, Segment
+from tent_core.errors import DirectoryUnavailable
 from tent_core.metrics import Counter, Registry
 from tent_core.store.batch import Digests, Statuses, Words
 from tent_core.store.peers import Peers
+from tent_core.store.pools import Pool, Pools
 from tent_core.store.reason import PageStatus
+from tent_core.topology.host import host_identity
 from tent_metadata import Directory
 
 __all__ = ["Context", "Deadline"]
@@ -62,7 +65,15 @@ class Context:
     """The engine, the directory, the native store (None without memory of our own), and what waits for upkeep."""
 
     def __init__(
-        self, engine: Engine, directory: Directory, native: Any, metrics: Registry, config: Any, peers: Peers
+        self,
+        engine: Engine,
+        directory: Directory,
+        native: Any,
+        metrics: Registry,
+        config: Any,
+        peers: Peers,
+        segment: Segment | None,
+        daemon: bool,
     ) -> None:
         self.engine = engine
         self.directory = directory
@@ -72,10 +83,15 @@ class Context:
         self.peers = peers
         self.name = engine.name
         self.incarnation = engine.incarnation
+        self.pools = Pools(directory, engine.name, config.node.host_identity or host_identity())
+        self.pool_address = 0 if segment is None else segment.address
+        self._pool_bytes = 0 if segment is None else segment.nbytes
+        self._daemon = daemon
         self.wake = Wake(native)  # there is something to do for upkeep
         self.directory_lost = threading.Event()  # an operation failed since the last republish
         self._lock = threading.Lock()
         self._generations: dict[bytes, int] = {}
+        self._facts: dict[bytes, bytes] = {}
         self._dead_records: deque[tuple[bytes, bytes, bytes]] = deque(maxlen=_KEPT)
         self._hits: dict[tuple[str, bytes], list[Digests]] = {}
         self._hit_count = 0
@@ -106,6 +122,35 @@ class Context:
     def spaces(self) -> list[bytes]:
         with self._lock:
             return list(self._generations)
+
+    def note_space(self, digest: bytes, facts: bytes) -> None:
+        """What a namespace stands for, for people; with the directory away it is noted when that returns."""
+        self._facts[digest] = facts
+        try:
+            self.directory.put_space(digest, facts)
+        except DirectoryUnavailable:
+            self.lost_directory()
+
+    def note_spaces_again(self) -> None:
+        """Raises DirectoryUnavailable."""
+        for digest, facts in list(self._facts.items()):
+            self.directory.put_space(digest, facts)
+
+    # ---- what this node gives
+
+    def pool(self) -> Pool | None:
+        """This node's part of the pool, as others are told of it."""
+        if self.native is None:
+            return None
+        return Pool(
+            self.name,
+            self.incarnation,
+            self.pools.host,
+            self._pool_bytes,
+            self.config.store.extent,
+            self._daemon,
+            bool(self.native.asked_to_drain),
+        )
 
     # ---- for upkeep
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ __all__ = ["Namespace", "Value"]
 
 Value = str | int | bool | float | None
 _PREFIX = b"tent namespace 1\0"
+_MOST_FACTS = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Namespace:
             for part in (name.encode(), _encoded(name, fields[name])):
                 digest.update(struct.pack("<I", len(part)) + part)
         return Namespace(digest.digest(), MappingProxyType(dict(fields)))
+
+    def facts(self, model: str = "") -> bytes:
+        """The fields as JSON, for the directory's note of what a digest stands for. Empty where no model is named."""
+        facts = {**({"model": model} if model else {}), **self.fields}
+        text = json.dumps(facts, sort_keys=True).encode()
+        return text if "model" in facts and len(text) <= _MOST_FACTS else b""
 
     def __hash__(self) -> int:
         return hash(self.digest)

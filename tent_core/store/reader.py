@@ -126,9 +126,7 @@ class Reader:
         return status
 
     @staticmethod
-    def _note_failures(
-        now: Located, rows: Rows, status: Statuses, tried: Statuses, dead: Statuses
-    ) -> None:
+    def _note_failures(now: Located, rows: Rows, status: Statuses, tried: Statuses, dead: Statuses) -> None:
         failed = (status[rows] != PageStatus.HIT) & (now.status == PageStatus.HIT)
         bit = np.left_shift(np.uint8(1), now.which).astype(np.uint8)
         tried[rows[failed]] |= bit[failed]

@@ -6,8 +6,9 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -20,9 +21,12 @@ from tent_core.errors import Closed, DirectoryUnavailable, Forked, InvalidArgume
 from tent_core.metrics import Registry
 from tent_core.store.batch import Batch, Statuses, Words, digests_of, hold, make_batch, page_lengths
 from tent_core.store.context import Context, Deadline
+from tent_core.store.copies import Copies
+from tent_core.store.drain import Drained, drain
 from tent_core.store.lookup import Located, Lookup, Messages, lease, locate
 from tent_core.store.namespace import Namespace, Value
 from tent_core.store.peers import Peers
+from tent_core.store.place import Place
 from tent_core.store.pool import make_pool
 from tent_core.store.reader import Reader
 from tent_core.store.reason import PageStatus
@@ -59,7 +63,9 @@ class PageStore:
     throughout.
     """
 
-    def __init__(self, config: Config, engine: Engine, directory: Directory, owns: tuple[bool, bool]) -> None:
+    def __init__(
+        self, config: Config, engine: Engine, directory: Directory, owns: tuple[bool, bool], daemon: bool
+    ) -> None:
         """Use `open`."""
         self._pid = os.getpid()
         self.config = config
@@ -72,11 +78,16 @@ class PageStore:
         self._closed = False
         self._segment, native, self._prefault = make_pool(engine, config)
         peers = Peers(engine, directory, config.engine.connect_timeout_ms / 1000)
-        self._context = Context(engine, directory, native, self.metrics, config, peers)
+        self._context = Context(engine, directory, native, self.metrics, config, peers, self._segment, daemon)
         self._reader = Reader(self._context)
         publisher = Publisher(self._context)
         self._writer = Writer(self._context, publisher) if native is not None else None
         self._remote = RemoteWriter(self._context)
+        self._place = Place(self._context, self._writer, self._remote)
+        self._copies = None
+        if self._writer is not None:
+            self._copies = Copies(self._context, self._reader, self._writer, config.store.replicas)
+            publisher.on_new = self._copies.put_here
         self._upkeep = Upkeep(self._context, publisher, self._writer, config.directory.node_ttl_ms / 1000)
         self.metrics.attach_native(engine.metrics)
         if native is not None:
@@ -89,10 +100,12 @@ class PageStore:
         *,
         engine: Engine | None = None,
         directory: Directory | None = None,
+        daemon: bool = False,
     ) -> PageStore:
         """Starts this node: an engine, the directory, ``store.capacity`` bytes of memory, and its node record.
 
-        An engine or directory that is handed in stays the caller's. Raises ConfigError, AuthFailed, NoMemory,
+        An engine or directory that is handed in stays the caller's. ``daemon``: this process outlives those that serve,
+        and takes their pages (`tent node`). Raises ConfigError, AuthFailed, NoMemory,
         PortInUse or NameInUse; a directory that is merely down is no error: pages are misses until it returns.
         """
         settings = config if isinstance(config, Config) else load_config(config)
@@ -101,7 +114,7 @@ class PageStore:
         store = None
         try:
             directory = directory or open_directory(settings.directory, cluster_id=settings.cluster.id)
-            store = cls(settings, engine, directory, (own_engine, own_directory))
+            store = cls(settings, engine, directory, (own_engine, own_directory), daemon)
             store._register_node()
         except BaseException:
             if store is not None:
@@ -114,6 +127,8 @@ class PageStore:
             raise
         store._workers = Workers(_WORKERS, "store")
         store._upkeep.start()
+        if store._copies is not None:
+            store._copies.start()
         _open_stores.add(store)
         return store
 
@@ -122,14 +137,20 @@ class PageStore:
     def _register_node(self) -> None:
         try:
             self.directory.put_node(self.node_name, self.engine.incarnation, self.engine.descriptor())
+            pool = self._context.pool()
+            if pool is not None:
+                self._context.pools.announce(pool)
+            if self._upkeep.needs_pools:
+                self._context.pools.refresh()
         except DirectoryUnavailable as error:
             log.warning("%s; pages are misses until it returns", str(error))
             self._context.lost_directory()
 
     # ---- names and memory
 
-    def namespace(self, fields: Mapping[str, Value]) -> Namespace:
-        """Everything that changes the bytes of a page: model and revision, dtype, layout, page size, ranks, salt ..."""
+    def namespace(self, fields: Mapping[str, Value], *, model: str = "") -> Namespace:
+        """Everything that changes the bytes of a page: model and revision, dtype, layout, page size, ranks, salt ...
+        ``model``: what people call it, where no field does; it changes nothing, and ``tent stat`` shows it."""
         self._usable()
         space = Namespace.of(fields)
         if not self._context.knows(space.digest):
@@ -138,6 +159,8 @@ class PageStore:
             except DirectoryUnavailable:
                 self._context.lost_directory()
                 self._context.saw_generation(space.digest, 0)
+            if facts := space.facts(model):
+                self._context.note_space(space.digest, facts)
         return space
 
     def register(self, buffer: Any) -> Segment:
@@ -163,7 +186,7 @@ class PageStore:
 
         ``token``: per page the address of a uint64 counter that changes when the source gets another owner; a change
         between this call and the end of the copy makes the page UNSTABLE, and it is not stored. ``node``: into that
-        node's memory instead of our own.
+        node's memory, instead of where ``store.place`` says.
         """
         deadline = self._deadline(timeout)
         batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token)
@@ -356,6 +379,22 @@ class PageStore:
 
     # ---- end
 
+    @property
+    def asked_to_drain(self) -> bool:
+        """A peer or an operator wants this node to leave (`tent node drain`)."""
+        native = self._context.native
+        return native is not None and bool(native.asked_to_drain)
+
+    def drain(
+        self, timeout: float = 60.0, progress: Callable[[Drained], None] = lambda _state: None
+    ) -> Drained:
+        """Moves this node's pages to others, the most read first, for up to ``timeout`` seconds; what nobody takes is
+        dropped. From now on it takes nothing new. Blocks; then `close`."""
+        self._usable()
+        if self._context.native is None:
+            return Drained()
+        return drain(self._context, time.monotonic() + timeout, progress)
+
     def close(self) -> None:
         """Ends everything: submitted operations are cancelled, loans given back, the node's record removed, threads
         joined, memory freed. Idempotent; in a forked child it does nothing."""
@@ -367,6 +406,8 @@ class PageStore:
             self._closed = True
         if self._workers is not None:
             self._workers.close()
+        if self._copies is not None:
+            self._copies.close()
         self._upkeep.close()
         if self._prefault is not None:
             self._prefault.close()
@@ -448,11 +489,7 @@ class PageStore:
     ) -> Statuses:
         if not len(batch):
             return np.empty(0, dtype=np.uint8)
-        if node is not None and node != self.node_name:
-            return self._remote.put(space, batch, tokens, node, deadline, control)
-        if self._writer is None:
-            return np.full(len(batch), PageStatus.NO_SPACE, dtype=np.uint8)
-        return self._writer.put(space, batch, tokens, deadline, control)
+        return self._place.put(space, batch, tokens, node, deadline, control)
 
     def _submit(
         self, batch: Batch, held: _native.NativeHold, deadline: Deadline, operation: Any

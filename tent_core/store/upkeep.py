@@ -23,6 +23,7 @@ _PACE_S = 0.005  # between two batches of a republish: serving goes first
 _GENERATIONS_S = 2.0
 _HITS_S = 1.0
 _RETRY_S = 0.25  # after the directory failed
+_PER_NODE_S = 0.02
 
 
 class Upkeep:
@@ -39,6 +40,10 @@ class Upkeep:
         self._next_node = time.monotonic() + self._refresh_s
         self._next_generations = self._next_hits = 0.0
         self._name_taken = False
+        self._announced = context.pool()
+        store = context.config.store
+        self.needs_pools = store.place != "own" or store.replicas > 1
+        self._next_pools = 0.0
         self._thread = threading.Thread(target=self._run, name="tent-upkeep", daemon=True)
 
     def start(self) -> None:
@@ -68,6 +73,10 @@ class Upkeep:
             if self._context.directory_lost.is_set() or now >= self._next_node:
                 self._sign_of_life()
                 self._next_node = now + self._refresh_s
+            if self.needs_pools and now >= self._next_pools:
+                self._context.pools.refresh()
+                # The more nodes there are, the less often each asks for all of them.
+                self._next_pools = now + self._refresh_s + _PER_NODE_S * len(self._context.pools.nodes)
             if now >= self._next_generations:
                 self._poll_generations()
                 self._next_generations = now + _GENERATIONS_S
@@ -102,11 +111,20 @@ class Upkeep:
             self._name_taken = True
             return
         self._name_taken = False
+        self._announce(returned or known is None)
         context.peers.learn_rails()
         if context.native is not None and (returned or known is None):
             log.info("the directory is back: pages are published again")
             context.metrics.counter("store.republished").inc(context.native.stats()["pages"])
             context.native.enqueue_all()
+
+    def _announce(self, again: bool) -> None:
+        pool = self._context.pool()
+        if pool is not None and (again or pool != self._announced):
+            self._context.pools.announce(pool)
+            self._announced = pool
+        if again:
+            self._context.note_spaces_again()
 
     def _poll_generations(self) -> None:
         for space in self._context.spaces():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Publisher:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        # Called with namespace, generation and digests of pages that the directory has now and had not before.
+        self.on_new: Callable[[bytes, int, Digests], None] | None = None
 
     def publish(self, space: bytes, items: list[Item], generation: int) -> dict[bytes, PageStatus]:
         """Digest -> STORED, PRESENT (another's page stays, ours is dropped) or CLEARED. With the directory away pages
@@ -55,6 +57,8 @@ class Publisher:
             else:
                 conflicts.append((item[0], answer, item[1]))
         self._confirm(entered)
+        if self.on_new is not None and entered:
+            self.on_new(space, generation, digest_array([digest for digest, _ in entered]))
         result.update(self._settle(conflicts, generation))
         if refused:
             result.update(self._refused(space, refused, generation))
@@ -72,8 +76,8 @@ class Publisher:
     def _settle(
         self, conflicts: list[tuple[bytes, bytes, bytes]], generation: int
     ) -> dict[bytes, PageStatus]:
-        """What becomes of pages whose record is there already: it stands, it is of the same version and takes ours in as
-        one more replica, or it is dead and ours takes its place."""
+        """What becomes of pages whose record is there already: it stands, or it is of the same version and takes ours
+        in as one more replica, or it is dead and ours takes its place."""
         result: dict[bytes, PageStatus] = {}
         gone: dict[tuple[str, bytes], bool] = {}
         dead = []
@@ -94,9 +98,7 @@ class Publisher:
         except DirectoryUnavailable:
             self._context.lost_directory()
             replaced = [False] * len(dead)
-        self._confirm(
-            [(digest, new) for (digest, _, new), good in zip(dead, replaced, strict=True) if good]
-        )
+        self._confirm([(digest, new) for (digest, _, new), good in zip(dead, replaced, strict=True) if good])
         # Where somebody else was faster, the next attempt sees whom.
         faster = [digest for (digest, _, _), good in zip(dead, replaced, strict=True) if not good]
         if faster:

@@ -37,16 +37,25 @@ Bytes bytes_of(const Record& r) {
 // The columns of a batch of records.
 struct Columns {
     explicit Columns(size_t n)
-        : status(n), version(16 * n), node(n), segment(n), epoch(n), offset(n), length(n), check(n) {}
+        : status(n),
+          version(16 * n),
+          which(n),
+          replicas(n),
+          node(n),
+          segment(n),
+          epoch(n),
+          offset(n),
+          length(n),
+          check(n) {}
     RecordColumns raw() {
-        return {status.size(), status.data(), node.data(),  segment.data(), epoch.data(),
-                offset.data(), length.data(), check.data(), version.data()};
+        return {status.size(), status.data(), node.data(),    segment.data(), epoch.data(),   offset.data(),
+                length.data(), check.data(),  version.data(), which.data(),   replicas.data()};
     }
     void decode(const std::vector<ByteView>& records, const DecodeOptions& options) {
         decode_records(records, options, raw(), nodes);
     }
     PageStatus at(size_t i) const { return static_cast<PageStatus>(status[i]); }
-    std::vector<uint8_t> status, version;
+    std::vector<uint8_t> status, version, which, replicas;
     std::vector<uint32_t> node, segment, epoch;
     std::vector<uint64_t> offset, length, check;
     std::vector<NodeRef> nodes;
@@ -134,7 +143,7 @@ TEST_CASE("records: a batch into columns") {
     CHECK(c.at(3) == PageStatus::VERSION);
     CHECK(c.at(4) == PageStatus::HIT);
     CHECK(c.node[1] == kNoId);
-    REQUIRE(c.nodes.size() == 1);
+    REQUIRE(c.nodes.size() == 2);  // of all replicas
     CHECK(c.nodes[c.node[0]].name == "node-a");
     CHECK(c.offset[0] == 0x1000040);
     CHECK(c.length[4] == 1 << 20);
@@ -142,7 +151,7 @@ TEST_CASE("records: a batch into columns") {
     DecodeOptions options;
     options.prefer = "b";
     prefers.decode({two}, options);
-    CHECK(prefers.nodes.at(0).name == "b");
+    CHECK(prefers.nodes.at(prefers.node[0]).name == "b");
     CHECK(prefers.offset[0] == 64);
 }
 
