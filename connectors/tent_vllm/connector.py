@@ -129,7 +129,8 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
             self._settings.model_id,
         )
         self._pages = RankPages(fields, layout.page_bytes)
-        self._worker = WorkerSide(self._handle, layout, fields, self._settings)
+        model = str(self._vllm_config.model_config.model)
+        self._worker = WorkerSide(self._handle, layout, fields, self._settings, model=model)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return TentHandshake(self._pages) if self._pages is not None else None

@@ -47,13 +47,16 @@ class WorkerSide:
         fields: dict[str, str],
         settings: Settings,
         *,
+        model: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`layout`: of the KV caches, which stay where they are until `close`. `fields`: the pages' namespace."""
+        """`layout`: of the KV caches, which stay where they are until `close`. `fields`: the pages' namespace.
+        `model`: what people call it."""
         self._handle = handle
         self._guard = handle.guard
         self._layout = layout
         self._fields = fields
+        self._model = model
         self._settings = settings
         self._clock = clock
         self._store: Any = None
@@ -221,7 +224,7 @@ class WorkerSide:
         if store is None or self._halted:
             return False
         if store is not self._store:
-            namespace = store.namespace(self._fields)
+            namespace = store.namespace(self._fields, model=self._model)
             self._segments = [store.register(region) for region in self._layout.regions]
             self._namespace, self._store = namespace, store
             log.info(

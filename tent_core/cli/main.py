@@ -1,4 +1,5 @@
-"""``tent``: demo, doctor, config, bench, testbed, sim, top, trace, recorder, net.
+"""``tent``: demo, doctor, config, node, ls, stat, pin, unpin, evict, verify, bench, testbed, sim, top, trace, recorder,
+net.
 
 A user's mistake ends with one line on standard error and exit status 2, never with a traceback; so does a fault of
 the world (no directory, no memory), with status 1. ``TENT_DEMO_TRACEBACK=1`` shows where an error came from.
@@ -19,6 +20,8 @@ from tent_core.cli import (
     demo_command,
     doctor_command,
     net_command,
+    node_command,
+    pool_commands,
     recorder_command,
     sim_command,
     testbed_command,
@@ -34,6 +37,8 @@ _COMMANDS = (
     demo_command,
     doctor_command,
     config_command,
+    node_command,
+    pool_commands,
     bench_command,
     testbed_command,
     sim_command,

@@ -25,7 +25,7 @@ class Observer:
             node=dataclasses.replace(config.node, name="", bind=("127.0.0.1",), advertise=(), port=0),
             recorder=dataclasses.replace(config.recorder, memory=0, dir="", signal=False),
         )
-        self._engine = Engine(quiet, name=f"observer-{secrets.token_hex(4)}")
+        self.engine = Engine(quiet, name=f"observer-{secrets.token_hex(4)}")
         self._peers: dict[bytes, Peer] = {}
 
     def __enter__(self) -> Observer:
@@ -34,7 +34,10 @@ class Observer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._engine.close()
+        self.close()
+
+    def close(self) -> None:
+        self.engine.close()
 
     def descriptors(self) -> dict[str, bytes]:
         """The nodes that the directory knows, with their descriptors. Raises DirectoryUnavailable."""
@@ -58,7 +61,7 @@ class Observer:
         """A session to that node; the one there is already, while it lives."""
         peer = self._peers.get(descriptor)
         if peer is None or not peer.alive:
-            peer = self._peers[descriptor] = self._engine.connect(descriptor)
+            peer = self._peers[descriptor] = self.engine.connect(descriptor)
         return peer
 
     def reachable(self, descriptors: dict[str, bytes]) -> tuple[dict[str, Peer], dict[str, str]]:
