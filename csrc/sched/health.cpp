@@ -185,7 +185,12 @@ bool Core::out_of_patience(LinkId id) {
             return false;
         }
         if (now_ < add_time(l.suspect_since, kSuspectToDown * settings_.suspect_floor)) return false;
-        if (!somewhere_better(id)) return false;
+        if (!somewhere_better(id)) {
+            // The others have fallen silent, too. With nothing on it this one cannot show that it is well,
+            // and as long as it is not used none of them is given up: it is tried again.
+            if (l.first == kNoId) to_probation(id);
+            return false;
+        }
         go_down(id);
         l.condemned = true;
         return true;

@@ -129,6 +129,21 @@ TEST_CASE("all links silent together: the peer is suspect, and none of them is g
     CHECK(w.revokes == 0);
 }
 
+TEST_CASE("wrongly suspected, and then the other link falls silent: the one that is well carries again") {
+    World w;
+    links(w, 2);
+    FlowId id = w.flow(256 << 20);
+    w.run(w.now + 40 * kMillisecond);
+    w.stall(0);
+    while (w.sprayer.view(0).state != LinkState::suspect) REQUIRE(w.step());
+    w.stall(1);
+    while (w.sprayer.view(0).outstanding > 0) REQUIRE(w.step());
+    REQUIRE(w.sprayer.view(0).state == LinkState::suspect);
+    w.heal(0);
+    w.run(w.now + 10 * kSecond);
+    CHECK(w.flows[id].done);
+}
+
 TEST_CASE("an error takes a link down at once; its bytes go elsewhere") {
     World w;
     links(w, 2);
