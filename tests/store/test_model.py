@@ -1,0 +1,198 @@
+"""The store against a dictionary: real processes that put, get, evict, die and lose their directory in any order.
+
+Whatever happens, a page that is a hit has the bytes that somebody put under its key since it was last cleared. Where
+nothing happened that may lose pages, what was stored is a hit. The long form:
+
+TENT_TEST_MODEL_EXAMPLES=500 PYTEST_ARGS='-k model' bash tests/run.sh store
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from support.store_process import StoreProcess, contents
+from support.stores import Server
+from tent_core.store import PageStatus
+
+_EXAMPLES = int(os.environ.get("TENT_TEST_MODEL_EXAMPLES", "6"))
+_KEYS = [b"key-%d" % i for i in range(40)]
+_MOST_NODES = 4
+
+_some_keys = st.lists(st.sampled_from(_KEYS), min_size=1, max_size=12, unique=True)
+_flavours = st.integers(0, 3)
+_which = st.integers(0, _MOST_NODES - 1)
+
+
+def _digest(key: bytes, flavour: int) -> bytes:
+    return hashlib.blake2b(contents(key, flavour), digest_size=16).digest()
+
+
+class StoreModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = Server()
+        self.nodes: list[StoreProcess] = []
+        self.allowed: dict[bytes, set[int]] = {key: set() for key in _KEYS}  # flavours that a hit may have
+        self.sure: set[bytes] = set()  # keys that must be hits
+        self.fillers = 0
+
+    def _start(self, host: int) -> None:
+        self.nodes.append(
+            StoreProcess(
+                {
+                    "directory.url": self.server.url,
+                    "directory.timeout_ms": 300,
+                    "store.capacity": "4MiB",
+                    "store.extent": "1MiB",
+                    "store.replicas": 2,
+                    "node.host_identity": f"host-{host}",
+                }
+            )
+        )
+
+    def _node(self, which: int) -> StoreProcess:
+        return self.nodes[which % len(self.nodes)]
+
+    # ---- what serving does
+
+    @initialize()
+    def two_nodes(self) -> None:
+        self._start(0)
+        self._start(1)
+
+    @rule(which=_which, keys=_some_keys, flavour=_flavours)
+    def put(self, which: int, keys: list[bytes], flavour: int) -> None:
+        for key in keys:
+            self.allowed[key].add(flavour)
+        for key, status in zip(keys, self._node(which).ask("put", keys, flavour), strict=True):
+            if status in (PageStatus.STORED, PageStatus.PRESENT):
+                self.sure.add(key)
+
+    @rule(which=_which, keys=_some_keys)
+    def get(self, which: int, keys: list[bytes]) -> None:
+        for key, (status, digest) in zip(keys, self._node(which).ask("get", keys), strict=True):
+            if status == PageStatus.HIT:
+                good = {_digest(key, flavour) for flavour in self.allowed[key]}
+                assert digest in good, f"{key!r}: bytes that nobody put, or that were cleared"
+            else:
+                assert key not in self.sure, (
+                    f"{key!r} was stored, nothing was lost, and it is {PageStatus(status).name}"
+                )
+
+    @rule(which=_which, keys=_some_keys)
+    def remove(self, which: int, keys: list[bytes]) -> None:
+        self._node(which).ask("remove", keys)
+        self.sure -= set(keys)
+
+    @rule(which=_which)
+    def clear(self, which: int) -> None:
+        """Nothing put before is a hit afterwards; every node that is asked hears of it, before Redis may forget."""
+        if self._node(which).ask("clear"):
+            self.allowed = {key: set() for key in _KEYS}
+            self.sure = set()
+            for node in range(len(self.nodes)):
+                self.get(node, _KEYS)
+
+    @rule(which=_which, keys=_some_keys)
+    def evict(self, which: int, keys: list[bytes]) -> None:
+        """Fills the node with other pages until extents were reused."""
+        for _ in range(4):
+            self.fillers += 1
+            names = [b"filler-%d-%d" % (self.fillers, i) for i in range(40)]
+            self._node(which).ask("put", names, 0)
+        self.sure = set()
+
+    # ---- what the world does
+
+    @precondition(lambda self: len(self.nodes) > 1)
+    @rule(which=_which)
+    def kill(self, which: int) -> None:
+        self._node(which).kill()
+        self.nodes.remove(self._node(which))
+        self.sure = set()
+
+    @precondition(lambda self: len(self.nodes) > 1)
+    @rule(which=_which, keys=_some_keys, flavour=_flavours)
+    def kill_in_a_put(self, which: int, keys: list[bytes], flavour: int) -> None:
+        for key in keys:
+            self.allowed[key].add(flavour)
+        self._node(which).send("put", keys, flavour)
+        self.kill(which)
+
+    @precondition(lambda self: len(self.nodes) < _MOST_NODES)
+    @rule(host=_which)
+    def join(self, host: int) -> None:
+        self._start(host)
+
+    @rule()
+    def redis_restarts_empty(self) -> None:
+        self.server.kill()
+        self.server.start()
+        self.sure = set()
+
+    @rule()
+    def redis_is_emptied(self) -> None:
+        self.server.client().flushall()
+        self.sure = set()
+
+    @rule(which=_which, keys=_some_keys, flavour=_flavours)
+    def redis_hangs(self, which: int, keys: list[bytes], flavour: int) -> None:
+        self.sure = set()
+        with self.server.silent():
+            self.put(which, keys, flavour)
+            self.sure = set()
+            self.get(which, keys)
+
+    @rule(which=_which, seed=st.integers(0, 1 << 30))
+    def memory_rots(self, which: int, seed: int) -> None:
+        self._node(which).ask("spoil", seed, 200)
+        self.sure = set()
+
+    @rule(seed=st.integers(0, 1 << 30))
+    def records_rot(self, seed: int) -> None:
+        client = self.server.client()
+        for i, key in enumerate(sorted(self.server.record_keys())[:20]):
+            raw = bytearray(client.get(key) or b"")
+            if raw:
+                raw[(seed + 7 * i) % len(raw)] ^= 1 << (seed % 8)
+                client.set(key, bytes(raw))
+        self.sure = set()
+
+    def teardown(self) -> None:
+        try:
+            for node in self.nodes:
+                node.close()
+        finally:
+            for node in self.nodes:
+                if node.process.poll() is None:
+                    node.kill()
+            self.server.close()
+
+
+@pytest.mark.timeout(60 + 30 * _EXAMPLES)
+def test_invariant_1_the_store_is_a_dictionary_that_may_forget() -> None:
+    machine: Any = StoreModel
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=_EXAMPLES,
+            stateful_step_count=25,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
