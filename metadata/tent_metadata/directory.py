@@ -150,6 +150,10 @@ class Directory:
         """
         return self._pages.clear(namespace)
 
+    def keep_generation(self, namespace: bytes, generation: int) -> None:
+        """A directory that was emptied, or restored from an old snapshot, learns again how often it was cleared."""
+        self._pages.keep_generation(namespace, generation)
+
     # ---- nodes and their segments
 
     def put_node(self, name: str, incarnation: bytes, blob: bytes, ttl_ms: int | None = None) -> None:

@@ -250,6 +250,18 @@ class Pages:
         target = self._see(namespace, found) + 1
         if target > _MAX_GENERATION:
             core.nonsense(found, "be cleared")
+        return self._raise(namespace, target, deadline)
+
+    def keep_generation(self, namespace: bytes, generation: int) -> None:
+        core = self._core
+        deadline = core.enter("keep_generation")
+        _check_namespace(namespace)
+        if 0 < generation <= _MAX_GENERATION:
+            self._raise(namespace, generation, deadline)
+
+    def _raise(self, namespace: bytes, target: int, deadline: float) -> int:
+        """Raises the generation in every bucket to at least ``target``."""
+        core = self._core
         argument = resp.bulk(b"%d" % target)
         names = [resp.bulk(core.keys.generation(bucket, namespace)) for bucket in range(BUCKETS)]
         if core.router.spread:

@@ -125,6 +125,8 @@ class Upkeep:
             self._announced = pool
         if again:
             self._context.note_spaces_again()
+            for space in self._context.spaces():
+                self._context.directory.keep_generation(space, self._context.generation(space))
 
     def _poll_generations(self) -> None:
         for space in self._context.spaces():

@@ -30,7 +30,7 @@ def two_rails(
     more: dict[str, Any] | None = None,
 ) -> Iterator[tuple[PeerProcess, list[Relay], Engine, Any]]:
     with ExitStack() as stack:
-        owner = stack.enter_context(PeerProcess(CONFIG, name="owner"))
+        owner = stack.enter_context(PeerProcess({**CONFIG, **(more or {})}, name="owner"))
         owner.register("kv", SIZE)
         owner.fill("kv", 1)
         rails = Rewritten.parse(owner.descriptor).rails
@@ -166,7 +166,14 @@ def test_a_rail_comes_back() -> None:
 
 def test_a_rail_that_was_silent_longer_than_a_connection_takes_comes_back() -> None:
     """Probes that nobody answers give way to new ones."""
-    with two_rails({"engine.connect_timeout_ms": 300}) as (_, relays, engine, peer):
+    # A lease that outlasts the busiest machine: with so little time to connect, moving the control connection may take
+    # several attempts.
+    with two_rails({"engine.connect_timeout_ms": 300, "engine.session_lease_ms": 60_000}) as (
+        _,
+        relays,
+        engine,
+        peer,
+    ):
         memory = np.zeros(SIZE, dtype=np.uint8)
         engine.register(memory, access="private")
         intent = Intent("read", peer, [memory.ctypes.data], peer.segment("kv"), [0], SIZE)

@@ -93,6 +93,19 @@ def test_the_directory_goes_and_comes_back_empty(open_store: Open, server: Serve
     assert reader.verify(everything)
 
 
+def test_an_emptied_directory_learns_how_often_it_was_cleared(open_store: Open, server: Server) -> None:
+    """Or a newcomer would publish under a generation that those who were there before call cleared."""
+    store = open_store(directory__node_ttl_ms=1500)
+    first = Client(store)
+    store.clear(first.space)
+    server.client().flushall()
+    wait_for(lambda: server.client().keys("tent:*:g:*"), "the node tells it again")
+    newcomer = Client(open_store())
+    keys = names(10)
+    assert all_are(newcomer.put(keys), PageStatus.STORED)
+    assert all_are(first.get(keys), PageStatus.HIT) and first.verify(keys)
+
+
 def test_an_emptied_directory_is_noticed_without_an_outage(open_store: Open, server: Server) -> None:
     owner = Client(open_store(directory__node_ttl_ms=1200))
     reader = Client(open_store(capacity="0"))

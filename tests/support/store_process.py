@@ -103,15 +103,22 @@ class _Store:
         found = self._store.put(self._space, keys, self._addresses(len(keys)), SIZE, timeout=10)
         return [int(status) for status in found]
 
-    def get(self, keys: list[bytes]) -> list[tuple[int, bytes]]:
-        """Status and digest of the bytes, by page."""
+    def get(self, keys: list[bytes]) -> tuple[list[tuple[int, bytes]], bool]:
+        """Status and digest of the bytes, by page. And: was the directory away? Then only the node's own pages are
+        found, and of a `clear` it cannot have heard."""
         assert self._store is not None
         self._buffer[: len(keys)] = 0
+        away = self._failures()
         found = self._store.get(self._space, keys, self._addresses(len(keys)), SIZE, timeout=10)
-        return [
+        rows = [
             (int(status), hashlib.blake2b(self._buffer[row], digest_size=16).digest())
             for row, status in enumerate(found)
         ]
+        return rows, self._failures() != away
+
+    def _failures(self) -> float:
+        assert self._store is not None
+        return float(self._store.metrics.counter("store.directory.failures").value)
 
     def remove(self, keys: list[bytes]) -> None:
         assert self._store is not None
