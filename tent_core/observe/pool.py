@@ -204,7 +204,7 @@ class PoolView:
         while more:
             request = _native.list_request(cursor, Messages.MOST_LISTED)
             cursor, *piece = _native.page_list_reply(self.peer(node).call(Messages.LIST, request, _CALL_S))
-            lengths: Words = piece[5]
+            lengths: Any = piece[5]
             if len(lengths) and not 0 < int(lengths.min()) <= int(lengths.max()) <= _LARGEST_PAGE:
                 raise error_for_code("protocol", f"node {node!r} lists a page of {int(lengths.max())} bytes")
             yield piece

@@ -4,7 +4,7 @@ Whatever happens, a page that is a hit has the bytes that somebody put under its
 that cannot reach the directory cannot have heard of that, and finds its own pages alone). Where nothing happened that
 may lose pages, what was stored is a hit. The long form:
 
-TENT_TEST_MODEL_EXAMPLES=500 PYTEST_ARGS='-k model' bash tests/run.sh store
+TENT_TEST_MODEL_EXAMPLES=500 PYTEST_ARGS='-k dictionary' bash tests/run.sh store
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.store_process import TENT, NodeProcess
 from support.stores import Client, Open, Server, all_are, names, wait_for
 from tent_core import _native
 from tent_core.store import PageStatus, PageStore
@@ -23,52 +24,13 @@ _PATIENCE_S = 60
 _WRITER = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[2])
+from support.store_process import TENT, NodeProcess
 from support.stores import Client, names
 from tent_core.store import PageStore
 store = PageStore.open(json.loads(sys.argv[1]))
 print(json.dumps(Client(store).put(names(20)).tolist()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-class Node:
-    """A `tent node` in a process of its own."""
-
-    def __init__(self, server: Server, name: str, *options: str, **config: Any) -> None:
-        self.name = name
-        path = server.folder / f"{name}.json"
-        path.write_text(json.dumps({**_settings(server), **config}))
-        self.process = subprocess.Popen(
-            [*_TENT, "node", "--json", "--name", name, "--config", str(path), *options],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.event() == "ready"
-
-    def event(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the node ended early; its error is above"
-        self.last: dict[str, Any] = json.loads(line)
-        return str(self.last["event"])
-
-    def left(self) -> dict[str, Any]:
-        """Waits for its end, and says what became of its pages."""
-        while self.event() != "left":
-            pass
-        assert self.process.wait(_PATIENCE_S) == 0
-        return self.last
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-_TENT = [sys.executable, "-m", "tent_core.cli"]
 
 
 def _settings(server: Server) -> dict[str, Any]:
@@ -83,10 +45,10 @@ def _settings(server: Server) -> dict[str, Any]:
 @pytest.fixture
 def nodes(server: Server) -> Iterator[Any]:
     """Starts daemons that end with the test."""
-    made: list[Node] = []
+    made: list[NodeProcess] = []
 
-    def start(name: str, *options: str, **config: Any) -> Node:
-        made.append(Node(server, name, *options, **config))
+    def start(name: str, *options: str, **config: Any) -> NodeProcess:
+        made.append(NodeProcess(server.folder, name, *options, **{**_settings(server), **config}))
         return made[-1]
 
     yield start
@@ -99,7 +61,7 @@ def tent(server: Server, *arguments: str) -> tuple[int, Any]:
     path = server.folder / "operator.json"
     path.write_text(json.dumps(_settings(server)))
     done = subprocess.run(
-        [*_TENT, *arguments, "--json", "--config", str(path)],
+        [*TENT, *arguments, "--json", "--config", str(path)],
         capture_output=True,
         text=True,
         timeout=_PATIENCE_S,
@@ -162,7 +124,7 @@ def test_drain_hands_pages_on(server: Server, nodes: Any, open_store: Open) -> N
     nodes("heir")
     assert tent(server, "node", "check", "leaver") == (0, {"node": "leaver", "state": "serving", "why": ""})
     assert subprocess.run(
-        [*_TENT, "node", "drain", "leaver", "--config", str(server.folder / "operator.json")],
+        [*TENT, "node", "drain", "leaver", "--config", str(server.folder / "operator.json")],
         timeout=_PATIENCE_S,
     ).returncode == 0  # fmt: skip
     assert leaver.left() == {"event": "left", "pages": 20, "moved": 20, "lost": 0}
@@ -211,7 +173,7 @@ def test_a_node_without_memory_says_so(server: Server) -> None:
     path = server.folder / "none.json"
     path.write_text(json.dumps({**_settings(server), "store.capacity": 0}))
     done = subprocess.run(
-        [*_TENT, "node", "--config", str(path)], capture_output=True, text=True, timeout=_PATIENCE_S
+        [*TENT, "node", "--config", str(path)], capture_output=True, text=True, timeout=_PATIENCE_S
     )
     assert done.returncode == 2 and "store.capacity" in done.stderr
 

@@ -1,8 +1,9 @@
-"""A page store in a process of its own, which tests may kill, stop and ask. Only plain values cross the socket pair."""
+"""Page stores in processes of their own, which tests may kill, stop and ask; and a `tent node`."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,10 @@ import numpy as np
 
 from tent_core.store import PageStore
 
-__all__ = ["Ended", "StoreProcess", "contents"]
+__all__ = ["TENT", "Ended", "NodeProcess", "StoreProcess", "contents"]
 
 PATIENCE_S = 60.0
+TENT = [sys.executable, "-m", "tent_core.cli"]
 SIZE = 30_000
 MOST = 64
 
@@ -80,6 +82,43 @@ class StoreProcess:
         self.ask("close")
         assert self.process.wait(PATIENCE_S) == 0
         self._connection.close()
+
+
+class NodeProcess:
+    """A `tent node` in a process of its own."""
+
+    def __init__(self, folder: Path, name: str, *options: str, **config: Any) -> None:
+        self.name = name
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(config))
+        self.process = subprocess.Popen(
+            [*TENT, "node", "--json", "--name", name, "--config", str(path), *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.event() == "ready"
+
+    def event(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the node ended early; its error is above"
+        self.last: dict[str, Any] = json.loads(line)
+        return str(self.last["event"])
+
+    def left(self) -> dict[str, Any]:
+        """Waits for its end, and says what became of its pages."""
+        while self.event() != "left":
+            pass
+        assert self.process.wait(PATIENCE_S) == 0
+        return self.last
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 class _Store:
