@@ -304,6 +304,8 @@ void bind_store(py::module_& m) {
                  py::gil_scoped_release nogil;
                  return s.wait_wanted(nanos(std::min(seconds, 60.0), 0));
              })
+        .def("doubt", [](Store& s, const Digests& d) { s.doubt(ids(d)); })
+        .def("scrub", &Store::scrub, py::call_guard<py::gil_scoped_release>())
         .def("stop_waiting", &Store::stop_waiting, py::call_guard<py::gil_scoped_release>())
         .def("ask_to_drain", &Store::ask_to_drain)
         .def_property_readonly("asked_to_drain", &Store::asked_to_drain)

@@ -51,7 +51,7 @@ void refuse_wrapping(Reader& r, uint64_t offset, uint64_t length) {
 }  // namespace
 
 std::optional<Method> method_from_wire(uint64_t aux) {
-    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::spaces)) return {};
+    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::doubt)) return {};
     return static_cast<Method>(aux);
 }
 

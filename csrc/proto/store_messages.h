@@ -17,6 +17,7 @@
 //   keep       KeepRequest     Statuses: one per digest: HIT (pinned, or unpinned) or ABSENT
 //   drain      StatRequest     empty: it moves its pages to others, and leaves
 //   spaces     StatRequest     SpaceList: what it holds by namespace
+//   doubt      DigestList      empty: their bytes did not fit their checks, the owner looks at them itself
 //
 // A node that knows none of the later ones answers `unsupported`.
 //
@@ -55,6 +56,7 @@ enum class Method : uint8_t {
     keep = 12,
     drain = 13,
     spaces = 14,
+    doubt = 15,
 };
 
 // Nothing when the number is unknown: answer Code::unsupported.

@@ -80,6 +80,7 @@ Result<Bytes> on_digests(Store& store, proto::Method method, ByteView body) {
     if (Status s = read_body(body, list); !s.ok()) return s;
     if (method == proto::Method::hits) store.note_hits(list.digests);
     if (method == proto::Method::stale) store.enqueue(list.digests);
+    if (method == proto::Method::doubt) store.doubt(list.digests);
     // An unpin ends a lease early; leases are short, and another reader may rely on the same one: it just
     // runs out.
     return Bytes{};
@@ -135,6 +136,7 @@ Result<Bytes> serve_call(Store& store, const WriterId& writer, uint16_t raw, Byt
         case proto::Method::unpin:
         case proto::Method::hits:
         case proto::Method::stale:
+        case proto::Method::doubt:
             return on_digests(store, *method, body);
     }
     return Status(Code::unsupported, "no such store call");

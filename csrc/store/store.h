@@ -188,6 +188,12 @@ class Store {
     proto::PageList list(uint64_t cursor, size_t most) const;
     proto::SpaceList spaces() const;
 
+    // ---- pages that a reader found bad (scrub.cpp)
+    // Takes note; wakes wait_work().
+    void doubt(std::span<const Id128> digests);
+    // Looks at up to `most` of them, and drops those that are bad. Returns how many it looked at.
+    size_t scrub(size_t most);
+
     // Rebuilds the index from the slot headers (everything known before is forgotten). The namespace of a
     // page is not in its header: the pages belong to the zero namespace until they are published again.
     // Returns pages found.
@@ -253,6 +259,7 @@ class Store {
     std::vector<Published> unpublish_;  // to take out of the directory
     uint64_t versions_ = 0, loans_ = 0;
     std::atomic<uint64_t> loans_ended_{0};
+    std::vector<Id128> doubted_;
     std::condition_variable wanting_;
     std::deque<Wanted> wanted_;
     bool stopped_waiting_ = false;

@@ -95,6 +95,7 @@ class Context:
         self._dead_records: deque[tuple[bytes, bytes, bytes]] = deque(maxlen=_KEPT)
         self._hits: dict[tuple[str, bytes], list[Digests]] = {}
         self._hit_count = 0
+        self._bad: dict[tuple[str, bytes], list[Digests]] = {}
         self._counters: dict[tuple[str, int], Counter] = {}
 
     # ---- generations
@@ -171,6 +172,18 @@ class Context:
             if self._hit_count < _KEPT:
                 self._hits.setdefault(peer, []).append(digests)
                 self._hit_count += len(digests)
+
+    def note_bad(self, peer: tuple[str, bytes], digests: Digests) -> None:
+        """Pages whose bytes do not fit their checks by whatever link: their owner is to look."""
+        with self._lock:
+            if len(self._bad) < _KEPT:
+                self._bad.setdefault(peer, []).append(digests)
+        self.wake.set()
+
+    def take_bad(self) -> dict[tuple[str, bytes], Digests]:
+        with self._lock:
+            bad, self._bad = self._bad, {}
+        return {peer: np.concatenate(parts) for peer, parts in bad.items()}
 
     def take_hits(self) -> dict[tuple[str, bytes], Digests]:
         with self._lock:

@@ -22,9 +22,8 @@ U32 = npt.NDArray[np.uint32]
 class Messages:
     """Numbers of the calls to an owner's store (csrc/proto/store_messages.h), and how many pages one may name."""
 
-    LEND, GIVE_BACK, COMMIT, PIN, UNPIN, HITS, REMOVE, STAT, STALE, ADOPT, LIST, KEEP, DRAIN, SPACES = range(
-        1, 15
-    )
+    LEND, GIVE_BACK, COMMIT, PIN, UNPIN, HITS, REMOVE, STAT, STALE = range(1, 10)
+    ADOPT, LIST, KEEP, DRAIN, SPACES, DOUBT = range(10, 16)
     MOST = 4096
     MOST_LISTED = 1024
 

@@ -263,8 +263,11 @@ class Reader:
             bad = rows[status[rows] != PageStatus.HIT]
             if len(bad):
                 log.warning(
-                    "%d pages from node %r failed their check and were dropped", len(bad), part.peer.name
+                    "%d pages from node %r failed their check: it is asked to look at them",
+                    len(bad),
+                    part.peer.name,
                 )
+                self._context.note_bad((part.peer.name, part.peer.incarnation), batch.digests[bad])
                 rows = rows[status[rows] == PageStatus.HIT]
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
 

@@ -9,6 +9,7 @@ import time
 from tent_core import _native
 from tent_core.engine import Peer
 from tent_core.errors import DirectoryUnavailable, NameInUse, TentError
+from tent_core.store.batch import Digests
 from tent_core.store.context import Context
 from tent_core.store.lookup import Messages
 from tent_core.store.reason import PageStatus
@@ -22,6 +23,7 @@ _BATCH = 256  # pages in one directory operation
 _PACE_S = 0.005  # between two batches of a republish: serving goes first
 _GENERATIONS_S = 2.0
 _HITS_S = 1.0
+_SCRUB = 64  # pages that are looked at in one round
 _RETRY_S = 0.25  # after the directory failed
 _PER_NODE_S = 0.02
 
@@ -87,6 +89,7 @@ class Upkeep:
             self._context.directory_lost.set()
             self._stop.wait(_RETRY_S)
             return 0.001
+        more = self._scrub() or more
         if self._writer is not None:
             more = self._make_room() or more
         if now >= self._next_hits:
@@ -169,12 +172,20 @@ class Upkeep:
 
     def _report_hits(self) -> None:
         for (name, incarnation), digests in self._context.take_hits().items():
-            peer = self._context.peers.connected().get((name, incarnation))
-            if not isinstance(peer, Peer):
-                continue
-            for start in range(0, len(digests), Messages.MOST):
-                try:
-                    request = _native.digests_request(digests[start : start + Messages.MOST])
-                    peer.call(Messages.HITS, request, 1.0)
-                except TentError:
-                    break  # hits are a courtesy
+            self._tell((name, incarnation), Messages.HITS, digests)
+
+    def _tell(self, owner: tuple[str, bytes], method: int, digests: Digests) -> None:
+        peer = self._context.peers.connected().get(owner)
+        if not isinstance(peer, Peer):
+            return
+        for start in range(0, len(digests), Messages.MOST):
+            try:
+                peer.call(method, _native.digests_request(digests[start : start + Messages.MOST]), 1.0)
+            except TentError:
+                break  # a courtesy
+
+    def _scrub(self) -> bool:
+        """Bad pages of others are reported, and our own that others report are looked at. True if there may be more."""
+        for owner, digests in self._context.take_bad().items():
+            self._tell(owner, Messages.DOUBT, digests)
+        return self._context.native is not None and bool(self._context.native.scrub(_SCRUB) == _SCRUB)

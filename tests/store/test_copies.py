@@ -115,6 +115,26 @@ def test_invariant_1_a_rotten_replica_is_passed_over(open_store: Open) -> None:
     assert all_are(reader.get(_KEYS), PageStatus.HIT) and reader.verify(_KEYS)
 
 
+def test_a_rotten_page_is_dropped_by_its_owner_when_a_reader_complains(open_store: Open) -> None:
+    owner = Client(open_store())
+    assert all_are(owner.put(_KEYS), PageStatus.STORED)
+    reader = Client(open_store(capacity="0"))
+    assert all_are(reader.get(_KEYS), PageStatus.HIT)
+    segment = owner.store._segment
+    assert segment is not None
+    offsets = owner.store._context.native.list(0, 1024)[5]
+    segment.view[int(offsets[3]) + 9] ^= 4
+    assert (reader.get(_KEYS) == PageStatus.CHECK_FAILED).sum() == 1
+    wait_for(
+        lambda: owner.store.stats()["pages"] == len(_KEYS) - 1, "the owner dropped the bad page, and it alone"
+    )
+    assert owner.store.stats()["check_failed"] == 1
+    owner.store._context.native.doubt(_digests(owner))  # a liar, or a reader whose own memory is bad
+    owner.store._context.wake.set()
+    wait_for(lambda: owner.store._context.native.scrub(1) == 0, "all of them were looked at")
+    assert owner.store.stats()["pages"] == len(_KEYS) - 1
+
+
 def test_copies_that_died_with_their_node_are_made_anew(open_store: Open) -> None:
     owner, other = _two_hosts(open_store)
     third = open_store(node__host_identity="host-c")

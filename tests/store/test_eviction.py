@@ -100,5 +100,6 @@ def test_invariant_1_rotten_bytes_are_a_miss(open_store: Open) -> None:
     assert segment is not None
     segment.view[int(found.located.offset[1]) + 10_000] ^= 1
     assert reader.get(keys).tolist() == [0, PageStatus.CHECK_FAILED, 0]
-    assert owner.get(keys).tolist() == [0, PageStatus.CHECK_FAILED, 0]
+    # The reader has complained: the owner may have looked already.
+    assert owner.get(keys).tolist() in ([0, PageStatus.CHECK_FAILED, 0], [0, PageStatus.ABSENT, 0])
     assert owner.get(keys)[1] == PageStatus.ABSENT  # its owner dropped it

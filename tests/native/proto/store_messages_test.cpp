@@ -153,8 +153,8 @@ TEST_CASE("unknown methods are no methods") {
     CHECK(method_from_wire(1) == Method::lend);
     CHECK(method_from_wire(9) == Method::stale);
     CHECK_FALSE(method_from_wire(0));
-    CHECK(method_from_wire(14) == Method::spaces);
-    CHECK_FALSE(method_from_wire(15));
+    CHECK(method_from_wire(15) == Method::doubt);
+    CHECK_FALSE(method_from_wire(16));
     CHECK_FALSE(method_from_wire(~0ull));
     CHECK_FALSE(method_from_wire(257));
 }
