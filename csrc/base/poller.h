@@ -41,6 +41,7 @@ class Poller {
     // Makes one wait() return. Thread-safe.
     void wake();
     int fd() const { return epoll_.get(); }
+    size_t size() const { return slots_.size() - free_.size(); }  // descriptors that are watched
 
   private:
     struct Slot {

@@ -124,6 +124,7 @@ py::dict counters_dict(const engine::Counters& c) {
     d["notifications"] = c.notifications;
     d["check_failures"] = c.check_failures;
     d["read_again"] = c.read_again;
+    d["sessions_parked"] = c.sessions_parked;
     return d;
 }
 

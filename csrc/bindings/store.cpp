@@ -39,6 +39,7 @@ class StoreLender final : public engine::Lender {
     bool may_write(const WriterId& writer, uint64_t offset, uint64_t length) const override {
         return store_->may_write(writer, offset, length);
     }
+    bool lends_to(const WriterId& writer) const override { return store_->lends_to(writer); }
     uint64_t loans_ended() const override { return store_->loans_ended(); }
     void writer_lost(const WriterId& writer) override { store_->writer_lost(writer); }
     void writer_gone(const WriterId& writer) override { store_->writer_gone(writer); }

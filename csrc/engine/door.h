@@ -2,6 +2,9 @@
 // comes through is handed to its session. Loop token held.
 #pragma once
 
+#include <errno.h>
+#include <fcntl.h>
+
 #include <memory>
 #include <vector>
 
@@ -30,8 +33,12 @@ class Engine::Door final : public transport::StreamHandler {
 
     void accept(int fd) {
         for (int i = 0; i < 16; ++i) {
+            engine_.make_room();  // whoever knocks may be in earnest: let in whether there is or not
             UniqueFd got = transport::accept_one(fd);
-            if (!got) return;
+            if (!got) {
+                if (errno == EMFILE || errno == ENFILE) out_of_files(fd);
+                return;
+            }
             if (strangers_.size() >= kMaxStrangers) {
                 ++engine_.counters_.handshakes_refused;
                 continue;  // closed: whoever comes in earnest dials again
@@ -95,7 +102,20 @@ class Engine::Door final : public transport::StreamHandler {
     }
 
   private:
-    static constexpr size_t kMaxStrangers = 64;  // x 64 KiB of stage
+    // The kernel gives no descriptor: somebody idle goes, or the caller is turned away, lest it knock for
+    // ever.
+    void out_of_files(int fd) {
+        if (engine_.close_idlest()) return;
+        reserve_.reset();
+        if (transport::accept_one(fd)) ++engine_.counters_.handshakes_refused;
+        reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+        tent::log(
+            LogLevel::warning,
+            "no descriptor is left for a peer's connection: raise `ulimit -n`, or lower tcp.max_connections");
+    }
+
+    static constexpr size_t kMaxStrangers = 128;  // x 64 KiB of stage
+    UniqueFd reserve_{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
     Engine& engine_;
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::vector<std::unique_ptr<transport::FrameStream>> strangers_, gone_;

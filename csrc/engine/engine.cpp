@@ -26,8 +26,20 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
         if (s->session() == peer.session && s->peer().incarnation == peer.peer.incarnation && !s->over())
             found = s.get();
     }
+    bool control = peer.purpose == proto::Purpose::control;
+    if (found != nullptr && found->closed()) {
+        // It is over for good, even where its writer is still waited for: whoever comes back is told.
+        if (control) {
+            proto::Header h;
+            h.type = proto::FrameType::bye;
+            stream->send(h, as_bytes("that session has ended: its lease ran out, or it said goodbye"));
+            stream->flush();
+        }
+        door_->refuse(std::move(stream), {Code::closed, "a connection of a session that has ended"});
+        return;
+    }
     if (found == nullptr) {
-        if (peer.purpose != proto::Purpose::control) {
+        if (!control) {
             door_->refuse(std::move(stream), {Code::protocol, "a data connection of an unknown session"});
             return;
         }
@@ -226,6 +238,7 @@ Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
         }
         if (peer) {
             peer->set_rails(d->rails);  // they come and go
+            peer->wake();
         } else {
             auto index = static_cast<uint32_t>(peers_.size());
             peer = std::make_shared<Peer>(*this, index, std::move(*d));
@@ -259,7 +272,8 @@ void Engine::disconnect(const std::shared_ptr<Peer>& peer) {
 
 PeerState Engine::state_of(Peer& peer) {
     std::lock_guard token(token_);
-    return closed_ ? PeerState::dead : peer.state();
+    if (closed_) return PeerState::dead;
+    return peer.reachable() ? PeerState::alive : peer.state();
 }
 
 std::vector<proto::SegmentInfo> Engine::segments_of(Peer& peer, Nanos timeout) {
@@ -301,7 +315,8 @@ Status Engine::set_lender(SegmentId segment, std::shared_ptr<Lender> lender) {
 bool Engine::deliver_notification(const std::string& peer, ByteView bytes) {
     {
         std::lock_guard lock(news_mutex_);
-        if (notifications_.size() >= 65536) return false;
+        if (notifications_.size() >= 65536 || notified_bytes_ + bytes.size() > kMostNotified) return false;
+        notified_bytes_ += bytes.size();
         notifications_.emplace_back(peer, Bytes(bytes.begin(), bytes.end()));
         ++counters_.notifications;
     }
@@ -380,6 +395,7 @@ bool Engine::take_notifications(std::vector<std::pair<std::string, Bytes>>& out,
                       [this] { return !notifications_.empty() || stop_; });
     for (auto& n : notifications_) out.push_back(std::move(n));
     notifications_.clear();
+    notified_bytes_ = 0;
     return !stop_;
 }
 

@@ -44,7 +44,8 @@ struct Counters {
     uint64_t submitted = 0, completed = 0, failed = 0, cancelled = 0, released = 0;
     uint64_t inline_transfers = 0, bytes_read = 0, bytes_written = 0;
     uint64_t handshakes_refused = 0, connections_accepted = 0, notifications = 0, check_failures = 0;
-    uint64_t read_again = 0;  // second readings, of what did not match its check
+    uint64_t read_again = 0;       // second readings, of what did not match its check
+    uint64_t sessions_parked = 0;  // closed for want of room, to be made again on use
 };
 
 struct LinkRow {  // what `tent` shows of a link
@@ -138,9 +139,13 @@ class Engine final : public transport::Sink {
     RailId memory_rail() const { return memory_rail_; }
     // The device to bind a connection to that shall leave by this rail; empty: the address is one of this
     // host's, and what goes there never leaves it.
-    std::string device_towards(const LocalRail& rail, const transport::Address& to) const;
+    std::string device_towards(const LocalRail& rail, const transport::Address& to);
     RailId remote_rail(const std::string& node, const std::string& address);
     transport::SocketOptions socket_options() const;
+    // budget.cpp. Before a connection is made: closes what has been idle longest while there are too many.
+    // False: there are, and everything is in use.
+    bool make_room();
+    bool close_idlest();  // false: nothing is idle
     proto::HandshakeConfig handshake_config();
     Id128 random_id();
     Nanos loop_lag() const { return lag_; }
@@ -176,15 +181,20 @@ class Engine final : public transport::Sink {
   private:
     static constexpr Nanos kBusyTick = 5 * kMillisecond;
     static constexpr size_t kMostLinksOfPeer = 65536;
+    static constexpr uint64_t kMostNotified = 64 << 20;  // bytes of notifications that nobody has taken
     class Door;  // accepts connections and sees them through the handshake
     explicit Engine(const Settings& settings);
     Status start();
 
     // rails.cpp
     Status listen();
+    const std::vector<transport::Interface>& interfaces();
     std::vector<transport::Interface> discover(const std::vector<transport::Interface>& known) const;
     Status add_rail(const transport::Interface& interface);
     void interfaces_changed();
+
+    // budget.cpp
+    size_t budget() const;
 
     void wait_until(const std::function<bool()>& settled, Nanos timeout);
 
@@ -232,6 +242,7 @@ class Engine final : public transport::Sink {
     // doubt.cpp
     std::shared_ptr<Doubt> doubt(const std::shared_ptr<Transfer>& transfer, std::vector<uint32_t> ranges);
     LinkId next_witness(Doubt& doubt);
+    LinkId lost_witness(const Doubt& doubt) const;
     bool read_again(const std::shared_ptr<Doubt>& doubt);
     void read_again_ended(Transfer& transfer);
     void settle(Doubt& doubt, std::span<const uint32_t> good);
@@ -256,6 +267,8 @@ class Engine final : public transport::Sink {
     std::unique_ptr<Door> door_;
     std::vector<LocalRail> rails_;
     std::unique_ptr<transport::InterfaceWatch> watch_;
+    std::vector<transport::Interface> interfaces_;  // as of the kernel's last news of them
+    bool watched_ = false;                          // there is such news
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
     sched::RecordedSprayer sprayer_;
@@ -299,6 +312,7 @@ class Engine final : public transport::Sink {
     std::condition_variable news_cv_;
     std::deque<TransferId> finished_;
     std::deque<std::pair<std::string, Bytes>> notifications_;
+    uint64_t notified_bytes_ = 0;
     bool news_ = false;
     std::string fault_;
 };

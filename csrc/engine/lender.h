@@ -14,6 +14,8 @@ class Lender {
     virtual ~Lender() = default;
     // Asked for every landing and every writable mapping.
     virtual bool may_write(const WriterId& writer, uint64_t offset, uint64_t length) const = 0;
+    // Does it hold a loan? Its session is then not closed for want of room.
+    virtual bool lends_to(const WriterId& writer) const = 0;
     // Rises whenever a loan ends: a landing under way is asked about again.
     virtual uint64_t loans_ended() const = 0;
     // The session ended. The writer's process may still be inside a copy: what it holds is not reused yet.

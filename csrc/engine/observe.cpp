@@ -218,6 +218,8 @@ proto::NodeStats Engine::stats_from(uint32_t first) const {
                   {"check_failures", c.check_failures},
                   {"connections_accepted", c.connections_accepted},
                   {"handshakes_refused", c.handshakes_refused},
+                  {"sessions_parked", c.sessions_parked},
+                  {"connections", poller_.size()},
                   {"sessions", sessions_.size()},
                   {"peers", live_peers_.size()},
                   {"transfers", transfers_.size()},

@@ -94,6 +94,7 @@ void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) 
         return;
     }
     Status s = engine_.registry().resolve(writer_, Op::write, pieces, to, bad);
+    if (s.ok() && pulls_.size() >= kMaxPulls) s = {Code::busy, "too many copies are waiting"};
     if (s.ok() && (pid_ == 0 || !engine_.settings().pull))
         s = {Code::unsupported, "the owner cannot read your memory"};
     // Nothing asks a copy under way whether the loan still holds.

@@ -127,12 +127,22 @@ void OwnerSession::flush() {
     }
 }
 
-void OwnerSession::close(const std::string& why) {
+bool OwnerSession::idle() const {
+    if (closed_ || pid_ != 0 || !reads_.empty() || !pulls_.empty() || connections_.empty()) return false;
+    bool quiet = std::all_of(connections_.begin(), connections_.end(), [](const Connection& c) {
+        return c.landing == 0 && c.stream->payload_left() == 0 && !c.stream->sending();
+    });
+    const Lender* lender = engine_.lender();
+    return quiet && (lender == nullptr || !lender->lends_to(writer_));
+}
+
+void OwnerSession::close(const std::string& why, Code code) {
     if (closed_) return;
     closed_ = true;
     if (Connection* c = control()) {
         Header h;
         h.type = FrameType::bye;
+        h.code = static_cast<uint16_t>(code);
         h.aux = pulls_.size();
         c->stream->send(h, as_bytes(why));
         c->stream->flush();
@@ -153,6 +163,11 @@ bool OwnerSession::over() const {
 
 void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body) {
     if (h.type != FrameType::echo) note_work();
+    if (closed_) return;  // its connections close, too
+    if (stream.unsent_answers() > kMaxUnsent) {
+        stream.close({Code::busy, stream.name + ": the peer asks, and does not take the answers"});
+        return;
+    }
     bool is_control = of(stream) != nullptr && of(stream)->purpose == proto::Purpose::control;
     // A revoke comes by whatever link is alive.
     if (!is_control && h.type != FrameType::read && h.type != FrameType::revoke) {

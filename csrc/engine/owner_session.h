@@ -28,6 +28,7 @@ class OwnerSession final : public transport::StreamHandler {
     const WriterId& writer() const { return writer_; }
     const Id128& session() const { return writer_.session; }
     void tick(Nanos now, Nanos lease_now);
+    bool closed() const { return closed_; }
     bool busy(Nanos now) const { return !closed_ && now - last_work_ < kSecond; }
     void flush();
     // Sends a part of a waiting read.
@@ -35,7 +36,12 @@ class OwnerSession final : public transport::StreamHandler {
     // How much the peer may have under way to one of our rails, from its local rail `rail`. Said if it
     // understands.
     void give_credit(uint32_t rail, uint64_t window);
-    void close(const std::string& why);
+    // With `code` busy the peer may come again, in another session.
+    void close(const std::string& why, Code code = Code::ok);
+    // Nothing of it is under way, it comes from another host, and holds no loan: it can be closed without
+    // loss.
+    bool idle() const;
+    Nanos last_work() const { return last_work_; }
     // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;
     // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this
@@ -70,6 +76,8 @@ class OwnerSession final : public transport::StreamHandler {
         std::vector<SegmentId> segments;
         uint64_t bytes = 0;
     };
+    static constexpr size_t kMaxPulls = 1024;         // at a time
+    static constexpr size_t kMaxUnsent = 4ull << 20;  // bytes of answers that a peer has not taken
     struct Pull {
         std::shared_ptr<transport::shm::CopyJob> job;
     };

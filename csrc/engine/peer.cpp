@@ -34,7 +34,53 @@ bool Peer::owner_exited() const {
 }
 
 void Peer::start(Nanos now) {
+    last_used_ = now;
     dial_control(now);
+}
+
+// ---- parked
+
+bool Peer::idle() const {
+    bool quiet = attempts_.empty() && calls_.empty() && notifications_.empty() && to_revoke_.empty() &&
+                 to_forget_.empty() && revoking_.empty() && loans_.empty() && segment_request_ == 0;
+    return state_ == PeerState::alive && quiet && !by_unix_ && !dialling_ && control_ && control_->open() &&
+           !engine_.has_transfers(*this);
+}
+
+void Peer::park() {
+    proto::Header h;
+    h.type = proto::FrameType::bye;
+    control_->send(h, as_bytes("idle, and there are too many connections"));
+    control_->flush();
+    end_session({Code::closed, "closed for want of room, idle as it was"});
+}
+
+// Its owner takes nothing of this session any more. What is under way begins again in the next one.
+void Peer::end_session(const Status& why) {
+    state_ = PeerState::parked;
+    auto stream = std::move(control_);
+    stream->close(why);
+    dead_streams_.push_back(std::move(stream));
+    if (spare_) spare_->close(why);
+    want_tcp_ = false;
+    for (Link& l : links_) {
+        if (!l.is_shm && !l.asleep) sleep(l, why);
+    }
+    fence(true);
+    loans_.clear();
+    if (!calls_.empty() || !notifications_.empty() || engine_.has_transfers(*this)) wake();
+}
+
+// A session is never used again once it has ended: this is another one.
+void Peer::wake() {
+    last_used_ = monotonic_now();
+    if (state_ != PeerState::parked) return;
+    session_ = engine_.random_id();
+    state_ = PeerState::connecting;
+    lease_ = proto::WriterLease(engine_.settings().lease, boottime_now());
+    refused_in_a_row_ = 0;
+    dial_control(last_used_);
+    if (!dead() && engine_.has_transfers(*this)) wake_links();
 }
 
 void Peer::die(const Status& why) {
@@ -85,6 +131,7 @@ void Peer::tick(Nanos now, Nanos lease_now) {
         if (lease_now >= lease_.fenced_at() || owner_exited()) fence(true);
         return;
     }
+    if (state_ == PeerState::parked) return;
     if (was_alive_ && lease_now >= lease_.fenced_at()) {
         die({Code::peer_unreachable, "node '" + descriptor_.name + "' has been silent for its whole lease"});
         fence(true);

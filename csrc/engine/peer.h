@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 
 #include "engine/descriptor.h"
 #include "engine/transfer.h"
@@ -20,7 +21,9 @@ namespace tent::engine {
 class Engine;
 struct LocalRail;
 
-enum class PeerState : uint8_t { connecting, alive, dead };
+// Parked: without a session, since it was idle and there were too many connections; its next use makes
+// another.
+enum class PeerState : uint8_t { connecting, alive, parked, dead };
 
 // A question to the owner whose answer somebody waits for (store messages).
 struct Call {
@@ -72,6 +75,14 @@ class Peer final : public transport::Session,
     uint32_t index() const { return index_; }
     const Descriptor& descriptor() const { return descriptor_; }
     const std::vector<proto::SegmentInfo>& segments() const { return segments_; }
+    // Nothing is under way or waits, and nothing of its owner's is lent to us.
+    bool idle() const;
+    Nanos last_used() const { return last_used_; }
+    void park();  // an idle one
+    void wake();  // it is used: a parked one begins another session
+    bool reachable() const {
+        return state_ != PeerState::dead && (state_ != PeerState::connecting || was_alive_);
+    }
     bool exposes(SegmentId segment) const;
     const std::vector<Link>& links() const { return links_; }
     transport::shm::ShmChannel* shm() { return shm_.get(); }
@@ -155,6 +166,8 @@ class Peer final : public transport::Session,
     // What waits for the owner's answer to a revoke is certain without it: all, or all but pulls.
     void fence(bool pulls_too);
     void die(const Status& why);
+    void end_session(const Status& why);
+    void note_loans(const OpenCall& call, ByteView reply);
     void on_mapped(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     static proto::HandshakeConfig handshake(void* self, proto::Purpose purpose, uint32_t rail);
 
@@ -187,10 +200,12 @@ class Peer final : public transport::Session,
     std::map<AttemptId, AttemptRecord> attempts_;
     std::vector<proto::SegmentInfo> segments_;
     bool has_segments_ = false;
+    bool dialling_ = false;  // room is being made for it
     uint64_t segment_request_ = 0, next_request_ = 1;
     std::vector<AttemptId> to_revoke_, to_forget_;
     std::map<uint64_t, std::vector<AttemptId>> revoking_;
     std::map<uint64_t, OpenCall> calls_;
+    std::set<uint64_t> loans_;  // of a page store, as far as this session was told
     std::map<uint64_t, Bytes>
         notifications_;  // sent, not yet confirmed: sent again on a new control connection
 };

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "engine/peer.h"
+#include "proto/store_messages.h"
 
 namespace tent::engine {
 
@@ -14,6 +15,7 @@ using transport::FrameStream;
 namespace {
 
 constexpr Nanos kRedial = 50 * kMillisecond;
+constexpr size_t kMostLoans = 65536;  // that an owner may make us remember
 
 }  // namespace
 
@@ -35,11 +37,14 @@ void Peer::dial_control(Nanos now) {
     if (ways == 0)
         return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
     Result<transport::Dialled> d{Code::peer_unreachable, ""};
+    engine_.make_room();  // without a control connection there is no progress: made whether there is or not
     if (by_unix_) {
         d = transport::dial_unix(descriptor_.unix_name);
     } else {
         control_to_ = descriptor_.rails[control_route_++ % ways].address;
         d = transport::dial_tcp(control_to_, {}, {});
+        if (!d.ok() && d.status().code() == Code::no_memory && engine_.close_idlest())
+            d = transport::dial_tcp(control_to_, {}, {});
     }
     if (!d.ok()) {
         why_ = {Code::peer_unreachable, "node '" + descriptor_.name + "': " + d.status().message()};
@@ -76,8 +81,8 @@ void Peer::keep_control_alive(Nanos now) {
         if (l.is_shm || l.id == kNoId) continue;
         bool up = engine_.link_is_up(l.id);
         if (up && healthy == nullptr) healthy = &l;
-        doubtful = doubtful || (!up && l.route.to.text() == control_to_.text());
-        spare_lost = spare_lost || (!up && l.route.to.text() == spare_to_.text());
+        doubtful = doubtful || (!up && l.route.to == control_to_);
+        spare_lost = spare_lost || (!up && l.route.to == spare_to_);
     }
     if (spare_ && (spare_lost || now - spare_->born() > engine_.settings().connect_timeout))
         spare_->close({Code::link_failed, spare_->name + ": its rail is lost, too"});
@@ -131,6 +136,7 @@ void Peer::on_open(FrameStream& stream) {
 }
 
 void Peer::request_segments() {
+    wake();
     segment_request_ = next_request_++;
     Header h;
     h.type = FrameType::segments;
@@ -197,6 +203,7 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             if (it == calls_.end()) return;
             Code code = code_from_wire(h.code);
             std::string text;
+            if (code == Code::ok) note_loans(it->second, body);
             if (code != Code::ok)
                 text.assign(reinterpret_cast<const char*>(body.data()),
                             std::min(body.size(), proto::kMaxMessage));
@@ -209,6 +216,9 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             notifications_.erase(h.attempt);
             return;
         case FrameType::bye:
+            if (code_from_wire(h.code) == Code::busy && h.aux == 0 && was_alive_ && !by_unix_ &&
+                &stream == control_.get())
+                return end_session({Code::closed, "its owner closed it for want of room, idle as it was"});
             die({Code::peer_dead, "node '" + descriptor_.name + "' closed: " +
                                       std::string(reinterpret_cast<const char*>(body.data()),
                                                   std::min(body.size(), proto::kMaxMessage))});
@@ -252,14 +262,28 @@ void Peer::on_closed(FrameStream& stream, const Status& why) {
 }
 
 void Peer::call(uint16_t method, ByteView request, std::shared_ptr<Call> c) {
-    if (state_ != PeerState::alive)
+    if (!reachable())
         return c->finish(why_.ok() ? Status(Code::peer_unreachable, "not connected") : why_, {});
+    wake();
+    if (dead()) return c->finish(why_, {});
     uint64_t request_id = next_request_++;
     OpenCall& open = calls_[request_id];
     open = {std::move(c), method, Bytes(request.begin(), request.end())};
     if (!control_ || !control_->open()) return;  // it is sent by the next one
     send_call(request_id, open);
     control_->flush();
+}
+
+// A session that holds loans is not closed for want of room: they would end with it.
+void Peer::note_loans(const OpenCall& call, ByteView reply) {
+    proto::Lent lent;
+    proto::GiveBack back;
+    if (call.method == static_cast<uint16_t>(proto::Method::lend)) {
+        bool good = proto::decode(reply, lent) == Code::ok && lent.code == 0 && loans_.size() < kMostLoans;
+        if (good) loans_.insert(lent.loan);
+    } else if (call.method == static_cast<uint16_t>(proto::Method::give_back)) {
+        if (proto::decode(call.request, back) == Code::ok) loans_.erase(back.loan);
+    }
 }
 
 void Peer::send_call(uint64_t request, const OpenCall& call) {

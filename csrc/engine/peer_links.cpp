@@ -227,7 +227,7 @@ void Peer::set_rails(const std::vector<RailAddress>& rails) {
     // A rail keeps its index: links name it. What the peer does not list any more ends by its silence.
     for (const RailAddress& r : rails) {
         bool known = std::any_of(descriptor_.rails.begin(), descriptor_.rails.end(),
-                                 [&](const auto& k) { return k.address.text() == r.address.text(); });
+                                 [&](const auto& k) { return k.address == r.address; });
         if (!known) descriptor_.rails.push_back(r);
     }
     rails_changed();
@@ -255,6 +255,14 @@ void Peer::rail_changed(const LocalRail& rail) {
 }
 
 void Peer::dial(Link& l, Nanos now) {
+    dialling_ = true;
+    bool room = engine_.make_room();
+    dialling_ = false;
+    if (!room && any_link_up()) {  // another one more can wait until something is idle
+        l.next_dial = now + kRedialSlow;
+        engine_.wake_at(l.next_dial);
+        return;
+    }
     auto before = shell("tcp", l.rail, l.peer_rail);
     std::unique_ptr<transport::LinkChannel> channel = std::make_unique<transport::tcp::TcpChannel>(
         engine_.poller(), l.route, l.local, &Peer::handshake, this, *this,
@@ -296,6 +304,9 @@ std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
         hopeless = why_;
         return std::nullopt;
     }
+    wake();
+    if (dead()) hopeless = why_;
+    if (state_ != PeerState::alive) return std::nullopt;  // comes back here once the session is open
     bool by_shm = shm_ != nullptr;
     for (size_t i = 0; i < t.segment_.size(); ++i) {
         auto it = std::find_if(segments_.begin(), segments_.end(),

@@ -36,7 +36,13 @@ Status Engine::listen() {
         door_->add(std::move(*fd));
     }
     if (!settings_.tcp) return Status::good();
-    std::vector<Interface> known = transport::interfaces(), use;
+    watch_ = std::make_unique<transport::InterfaceWatch>(poller_, [this] { interfaces_changed(); });
+    Status watched = watch_->open();
+    if (!watched.ok()) log(LogLevel::info, watched.message());
+    interfaces_ = transport::interfaces();  // not before there is news of them
+    watched_ = watched.ok();
+    const std::vector<Interface>& known = interfaces_;
+    std::vector<Interface> use;
     for (const std::string& address : settings_.bind) {
         Interface i{address, address, is_loopback(address), true};
         for (const auto& k : known) {
@@ -55,9 +61,13 @@ Status Engine::listen() {
     for (const auto& i : use) {
         if (Status s = add_rail(i); !s.ok()) return s;
     }
-    watch_ = std::make_unique<transport::InterfaceWatch>(poller_, [this] { interfaces_changed(); });
-    if (Status s = watch_->open(); !s.ok()) log(LogLevel::info, s.message());
     return Status::good();
+}
+
+// Without the kernel's news they are asked for each time.
+const std::vector<Interface>& Engine::interfaces() {
+    if (!watched_) interfaces_ = transport::interfaces();
+    return interfaces_;
 }
 
 // The first IPv4 address of every interface that the settings let in. With no secret, nobody outside this
@@ -91,7 +101,8 @@ Status Engine::add_rail(const Interface& i) {
 // The kernel's word is believed at once: a rail that it says is down carries nothing, and one that is back is
 // tried.
 void Engine::interfaces_changed() {
-    std::vector<Interface> known = transport::interfaces();
+    interfaces_ = transport::interfaces();
+    const std::vector<Interface>& known = interfaces_;
     for (LocalRail& rail : rails_) {
         if (rail.loopback || rail.name == rail.address.host) continue;  // not the address of an interface
         bool alive = std::any_of(known.begin(), known.end(), [&](const Interface& k) {
@@ -146,8 +157,8 @@ RailId Engine::rail_of(const FrameStream& stream) const {
                                           : rails_.front().rail;  // unix socket; wildcard address
 }
 
-std::string Engine::device_towards(const LocalRail& rail, const transport::Address& to) const {
-    std::vector<Interface> known = transport::interfaces();
+std::string Engine::device_towards(const LocalRail& rail, const transport::Address& to) {
+    const std::vector<Interface>& known = interfaces();
     auto here = [&](const std::string& address) {
         return std::any_of(known.begin(), known.end(), [&](const auto& k) { return k.address == address; });
     };

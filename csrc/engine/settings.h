@@ -42,6 +42,7 @@ struct Settings {
     std::string congestion = "cubic";
     int connections = 1;                              // of a pair of rails
     Nanos idle_close = 60 * kSecond;                  // links without work are closed after that
+    int max_connections = 0;                          // 0: half of what the process may open
     uint64_t recorder_bytes = 4 << 20;                // of the flight recorder; 0: none
     std::shared_ptr<transport::Decorator> decorator;  // test builds only: stands before every channel
     int sndbuf = 4 << 20, rcvbuf = 4 << 20, notsent_lowat = 256 << 10;

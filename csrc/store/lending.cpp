@@ -93,6 +93,15 @@ bool Store::may_write(const WriterId& writer, uint64_t offset, uint64_t length) 
            within(offset - extents_.start(static_cast<uint32_t>(extent)), length, extents_.extent_bytes());
 }
 
+bool Store::lends_to(const WriterId& writer) const {
+    std::lock_guard lock(mutex_);
+    for (uint32_t i = 0; i < extents_.count(); ++i) {
+        const Extent& e = extents_.at(i);
+        if (e.state == ExtentState::lent && e.writer == writer) return true;
+    }
+    return false;
+}
+
 void Store::writer_lost(const WriterId& writer) {
     std::lock_guard lock(mutex_);
     for (uint32_t i = 0; i < extents_.count(); ++i) {

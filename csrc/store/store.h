@@ -167,6 +167,7 @@ class Store {
     void give_back(const WriterId& writer, uint64_t loan);
     // Does [offset, offset + length) of the segment lie in one extent that is lent to this writer?
     bool may_write(const WriterId& writer, uint64_t offset, uint64_t length) const;
+    bool lends_to(const WriterId& writer) const;
     // Rises whenever a loan ends. Lock-free.
     uint64_t loans_ended() const { return loans_ended_.load(std::memory_order_acquire); }
     // The writer fell silent: what it holds is not reused. `gone`: proven gone (or fenced): it is.

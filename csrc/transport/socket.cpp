@@ -39,6 +39,12 @@ std::string text_of(const sockaddr_storage& a, socklen_t size) {
     return std::string(host) + ":" + port;
 }
 
+Status no_socket() {
+    std::string why = std::string("cannot make a socket: ") + strerror(errno);
+    if (errno == EMFILE) why += ": raise `ulimit -n`, or lower tcp.max_connections";
+    return {Code::no_memory, why};
+}
+
 socklen_t abstract_address(const std::string& name, sockaddr_un& a) {
     a = {};
     a.sun_family = AF_UNIX;
@@ -82,7 +88,7 @@ Result<UniqueFd> listen_tcp(const Address& address, const SocketOptions& options
         return {Code::invalid_argument, "node.bind: '" + address.host + "' is no IPv4 or IPv6 address"};
     }
     UniqueFd fd(socket(a.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!fd) return {Code::no_memory, std::string("cannot make a socket: ") + strerror(errno)};
+    if (!fd) return no_socket();
     int one = 1;
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     apply(fd.get(), options);
@@ -106,7 +112,7 @@ Result<Dialled> dial_tcp(const Address& to, const Source& from, const SocketOpti
     socklen_t size = 0;
     if (!parse(to, a, size)) return {Code::invalid_argument, "'" + to.host + "' is no address"};
     UniqueFd fd(socket(a.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!fd) return {Code::no_memory, std::string("cannot make a socket: ") + strerror(errno)};
+    if (!fd) return no_socket();
     apply(fd.get(), options);
     // Permitted to everybody since Linux 5.7; before that the route decides.
     if (!from.device.empty()) {
@@ -145,7 +151,7 @@ Result<Dialled> dial_unix(const std::string& name) {
     sockaddr_un a;
     socklen_t size = abstract_address(name, a);
     UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!fd) return {Code::no_memory, std::string("cannot make a socket: ") + strerror(errno)};
+    if (!fd) return no_socket();
     if (connect(fd.get(), reinterpret_cast<sockaddr*>(&a), size) != 0) {
         return {Code::peer_unreachable, std::string("no unix socket of the peer here: ") + strerror(errno)};
     }

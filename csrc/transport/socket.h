@@ -14,6 +14,7 @@ struct Address {
     std::string host;
     uint16_t port = 0;
     std::string text() const;
+    bool operator==(const Address&) const = default;
 };
 
 struct SocketOptions {

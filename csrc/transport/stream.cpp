@@ -100,6 +100,7 @@ void FrameStream::send(const proto::Header& header, ByteView body, std::span<con
     for (int fd : descriptors) f->descriptors.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
     f->attempt = header.attempt;
     queued_payload_ += f->payload;
+    queued_bodies_ += f->header_bytes + f->body.size();
     if (!has_room()) was_full_ = true;
     queue_.push_back(f);
 }
@@ -110,6 +111,7 @@ bool FrameStream::abandon(AttemptId attempt) {
         if (f->attempt != attempt || f->payload == 0) continue;
         if (f->sent == 0) {
             queued_payload_ -= f->payload;
+            queued_bodies_ -= f->header_bytes + f->body.size();
             queue_.erase(it);
             recycle(f);
             return true;
@@ -231,6 +233,7 @@ bool FrameStream::sent(uint64_t bytes) {
         bytes -= take;
         if (f.sent < f.total()) return false;
         queued_payload_ -= f.payload;
+        if (f.header_bytes != 0) queued_bodies_ -= f.header_bytes + f.body.size();
         recycle(&f);
         queue_.pop_front();
         if (bytes == 0 && !queue_.empty()) return false;

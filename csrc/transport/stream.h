@@ -56,6 +56,7 @@ class FrameStream final : public PollHandler {
 
     bool open() const { return open_; }
     bool closed() const { return closed_; }
+    bool sending() const { return !queue_.empty(); }
     bool dirty() const { return !closed_ && !queue_.empty() && !blocked_; }
     const proto::HandshakeResult& peer() const { return handshake_.result(); }
     int fd() const { return fd_.get(); }
@@ -74,6 +75,8 @@ class FrameStream final : public PollHandler {
     uint64_t acknowledged() const;
     // Of the payload that arrives, what has not come yet.
     uint64_t payload_left() const { return payload_left_; }
+    // Of frames' headers and bodies, what waits to be sent.
+    uint64_t unsent_answers() const { return queued_bodies_; }
     bool has_room() const { return queued_payload_ < limits_.queue_bytes; }
     // Nothing of this attempt's payload is read from its source any more: an unsent frame is dropped (true),
     // the rest of a half sent one is padded from scratch.
@@ -132,7 +135,7 @@ class FrameStream final : public PollHandler {
 
     std::deque<OutFrame*> queue_;
     std::vector<OutFrame*> free_;
-    uint64_t queued_payload_ = 0;
+    uint64_t queued_payload_ = 0, queued_bodies_ = 0;
     uint64_t sent_bytes_ = 0;  // taken by our kernel
     bool was_full_ = false;
 

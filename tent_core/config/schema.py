@@ -210,6 +210,14 @@ class TcpConfig:
     idle_close_ms: int = integer(
         60_000, "ms", "Connections for data are closed after so long without work.", low=1, high=_DAY_MS
     )
+    max_connections: int = integer(
+        0,
+        "",
+        "Above so many connections the one that has been idle longest is closed, and made again on use; "
+        "0: half of the open files that the process may have (`ulimit -n`).",
+        low=0,
+        high=1 << 20,
+    )
     rcvbuf: int = size("4MiB", "Kernel receive buffer of a bulk connection.", low="4KiB", high=1 << 30)
     notsent_lowat: int = size(
         "256KiB",

@@ -1,0 +1,58 @@
+// How many connections there may be, and which ones go when there are too many. A node has one control
+// connection and some for data to each peer that it uses, and as many from each that uses it; with a thousand
+// peers that is more than a process may open. So there is a budget: above it the session that has been idle
+// longest is closed, whoever began it, and made again on use. Never one with anything under way, nor one that
+// holds a loan of a page store. What progress depends on (a first connection to somebody) is made even above
+// the budget, up to what the kernel gives.
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "engine/engine.h"
+
+namespace tent::engine {
+
+size_t Engine::budget() const {
+    if (settings_.max_connections > 0) return static_cast<size_t>(settings_.max_connections);
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+    return std::max<size_t>(limit.rlim_cur / 2, 16);
+}
+
+bool Engine::make_room() {
+    size_t most = budget();
+    while (poller_.size() >= most) {
+        if (!close_idlest()) return false;
+    }
+    return true;
+}
+
+// False: nothing is idle.
+bool Engine::close_idlest() {
+    Peer* peer = nullptr;
+    OwnerSession* session = nullptr;
+    Nanos oldest = kNever;
+    for (const auto& [index, p] : live_peers_) {
+        if (p->last_used() < oldest && p->idle()) {
+            oldest = p->last_used();
+            peer = p.get();
+        }
+    }
+    for (const auto& [id, s] : sessions_) {
+        if (s->last_work() < oldest && s->idle()) {
+            oldest = s->last_work();
+            session = s.get();
+        }
+    }
+    if (peer == nullptr && session == nullptr) return false;
+    ++counters_.sessions_parked;
+    if (session != nullptr) {
+        session->close("closed for want of room, idle as it was: come again", Code::busy);
+    } else {
+        peer->park();
+    }
+    return true;
+}
+
+}  // namespace tent::engine
