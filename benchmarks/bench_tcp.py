@@ -7,6 +7,7 @@ from functools import partial
 
 from .common import Report, Say, interleave, quiet
 from .floors import Floors, NativeCaller
+from .idle import PEERS, idle_percent
 from .moves import Caller, callers
 from .rivals import beside
 
@@ -77,4 +78,6 @@ def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
         _latency(report, tents, floors, quick)
         _batch(report, tents, quick)
         beside(report, "", "tcp", tents["_python"], rivals, quick)
+    report.say(f"idle, {PEERS} peers")
+    report.ratios[f"idle_{PEERS}_peers_percent"] = idle_percent(3 if quick else 20)
     return report

@@ -131,6 +131,8 @@ py::object event_tuple(const sched::Event& e) {
             return of_link("probe_good", e.link);
         case EventKind::probe_bad:
             return of_link("probe_bad", e.link);
+        case EventKind::asleep:
+            return of_link("asleep", e.link);
         case EventKind::corrupting:
             return of_link("corrupting", e.link);
         case EventKind::link_down:
@@ -139,6 +141,8 @@ py::object event_tuple(const sched::Event& e) {
             return of_link("transport_up", e.link);
         case EventKind::link_state:
             return py::make_tuple("link_state", e.now, a.link, kStates[static_cast<size_t>(a.state) & 3]);
+        case EventKind::rail_shared:
+            return py::make_tuple("rail_shared", e.now, e.rail_id, e.value, e.bytes);
         case EventKind::own_lag:
             return py::make_tuple("own_lag", e.now, e.value);
         default:

@@ -13,6 +13,12 @@
 
 namespace tent::engine {
 
+namespace {
+// Of a session that a peer began nobody here knows what it is about to be used for: it is not closed sooner
+// than this, lest peers close each other's sessions for ever and nobody gets anything done.
+constexpr Nanos kGrace = 200 * kMillisecond;
+}  // namespace
+
 size_t Engine::budget() const {
     if (settings_.max_connections > 0) return static_cast<size_t>(settings_.max_connections);
     rlimit limit{};
@@ -23,13 +29,14 @@ size_t Engine::budget() const {
 bool Engine::make_room() {
     size_t most = budget();
     while (poller_.size() >= most) {
-        if (!close_idlest()) return false;
+        if (!close_idlest(kGrace)) return false;
     }
     return true;
 }
 
 // False: nothing is idle.
-bool Engine::close_idlest() {
+bool Engine::close_idlest(Nanos grace) {
+    Nanos before = monotonic_now() - grace;
     Peer* peer = nullptr;
     OwnerSession* session = nullptr;
     Nanos oldest = kNever;
@@ -40,7 +47,7 @@ bool Engine::close_idlest() {
         }
     }
     for (const auto& [id, s] : sessions_) {
-        if (s->last_work() < oldest && s->idle()) {
+        if (s->last_work() < std::min(oldest, before) && s->idle()) {
             oldest = s->last_work();
             session = s.get();
         }

@@ -33,7 +33,6 @@ class Engine::Door final : public transport::StreamHandler {
 
     void accept(int fd) {
         for (int i = 0; i < 16; ++i) {
-            engine_.make_room();  // whoever knocks may be in earnest: let in whether there is or not
             UniqueFd got = transport::accept_one(fd);
             if (!got) {
                 if (errno == EMFILE || errno == ENFILE) out_of_files(fd);
@@ -105,7 +104,7 @@ class Engine::Door final : public transport::StreamHandler {
     // The kernel gives no descriptor: somebody idle goes, or the caller is turned away, lest it knock for
     // ever.
     void out_of_files(int fd) {
-        if (engine_.close_idlest()) return;
+        if (engine_.close_idlest(0)) return;
         reserve_.reset();
         if (transport::accept_one(fd)) ++engine_.counters_.handshakes_refused;
         reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));

@@ -20,6 +20,7 @@ namespace tent::engine {
 using transport::FrameStream;
 
 void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
+    make_room();  // for members of the cluster only: no stranger closes anybody's session
     const proto::HandshakeResult& peer = stream->peer();
     OwnerSession* found = nullptr;
     for (auto& [id, s] : sessions_) {
@@ -32,6 +33,7 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
         if (control) {
             proto::Header h;
             h.type = proto::FrameType::bye;
+            h.code = static_cast<uint16_t>(Code::busy);  // another session is welcome
             stream->send(h, as_bytes("that session has ended: its lease ran out, or it said goodbye"));
             stream->flush();
         }
@@ -166,6 +168,7 @@ void Engine::close(Nanos timeout) {
     live_peers_.clear();
     peers_.clear();
     door_.reset();
+    neighbours_.reset();
     if (settings_.decorator) settings_.decorator->stop();
 }
 

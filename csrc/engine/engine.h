@@ -19,6 +19,7 @@
 #include "engine/descriptor.h"
 #include "engine/destinations.h"
 #include "engine/doubt.h"
+#include "engine/neighbours.h"
 #include "engine/observe.h"
 #include "engine/owner_session.h"
 #include "engine/peer.h"
@@ -38,6 +39,8 @@ struct LocalRail {
     std::string name;            // its interface; of no interface of ours: the address
     bool loopback = false;
     bool alive = true;  // as far as the kernel says
+    bool shared = false;  // others of this host were busy on it, as the sprayer was told
+    uint64_t others = 0;  // bytes that they have in flight over it
 };
 
 struct Counters {
@@ -145,7 +148,7 @@ class Engine final : public transport::Sink {
     // budget.cpp. Before a connection is made: closes what has been idle longest while there are too many.
     // False: there are, and everything is in use.
     bool make_room();
-    bool close_idlest();  // false: nothing is idle
+    bool close_idlest(Nanos grace);  // false: nothing is idle, or has been for so long
     proto::HandshakeConfig handshake_config();
     Id128 random_id();
     Nanos loop_lag() const { return lag_; }
@@ -153,6 +156,7 @@ class Engine final : public transport::Sink {
     void wake_at(Nanos when) { wake_at_ = std::min(wake_at_, when); }
     LinkId add_link(const sched::LinkSpec& spec, Peer* peer);
     void link_down(LinkId link);
+    void link_asleep(LinkId link);
     void remove_link(LinkId link);
     void link_probe(LinkId link, bool good);
     // Its owner's word: so many bytes of writes under way on it, for so long.
@@ -192,6 +196,8 @@ class Engine final : public transport::Sink {
     std::vector<transport::Interface> discover(const std::vector<transport::Interface>& known) const;
     Status add_rail(const transport::Interface& interface);
     void interfaces_changed();
+    void meet_neighbours();
+    void share_rails(Nanos now);
 
     // budget.cpp
     size_t budget() const;
@@ -269,6 +275,9 @@ class Engine final : public transport::Sink {
     std::unique_ptr<transport::InterfaceWatch> watch_;
     std::vector<transport::Interface> interfaces_;  // as of the kernel's last news of them
     bool watched_ = false;                          // there is such news
+    std::unique_ptr<Neighbours> neighbours_;
+    Nanos shared_at_ = 0;  // when they were last told of our rails
+    bool shared_busy_ = false;
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
     sched::RecordedSprayer sprayer_;

@@ -143,6 +143,7 @@ void Engine::tick(Nanos now) {
         release(t);
     }
     observers_.tick(now);
+    make_room();
     next_tick_ = now + (busy ? kBusyTick : kIdleTick);
 }
 
@@ -172,6 +173,7 @@ void Engine::pump() {
         Nanos now = monotonic_now();
         bool due = now >= sprayer_.next_wakeup();
         if (due || now - progressed_at_ >= kMillisecond) report_progress(now);
+        share_rails(now);
         if (due) sprayer_.tick(now);
         while (sprayer_.next(action, now)) perform(action);
         for (auto& p : peers_) {
@@ -357,6 +359,9 @@ LinkId Engine::add_link(const sched::LinkSpec& spec, Peer* peer) {
 
 void Engine::link_down(LinkId link) {
     sprayer_.link_down(link, monotonic_now());
+}
+void Engine::link_asleep(LinkId link) {
+    sprayer_.link_asleep(link, monotonic_now());
 }
 void Engine::remove_link(LinkId link) {
     sprayer_.remove_link(link, monotonic_now());

@@ -41,7 +41,7 @@ class OwnerSession final : public transport::StreamHandler {
     // Nothing of it is under way, it comes from another host, and holds no loan: it can be closed without
     // loss.
     bool idle() const;
-    Nanos last_work() const { return last_work_; }
+    Nanos last_work() const { return std::max(last_work_, born_); }
     // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;
     // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this
@@ -118,7 +118,7 @@ class OwnerSession final : public transport::StreamHandler {
     std::vector<WaitingRevoke> waiting_revokes_;
     uint64_t last_notification_ = 0;
     proto::Answers answers_;
-    Nanos next_token_ = 0, last_work_ = 0;
+    Nanos born_ = monotonic_now(), next_token_ = 0, last_work_ = 0;
     transport::shm::Mapping hazards_;
     pid_t pid_ = 0;
     UniqueFd pidfd_;

@@ -8,6 +8,11 @@
 
 namespace tent::engine {
 
+namespace {
+// An owner that ends every session at once is not dialled as fast as it can do that.
+constexpr Nanos kComeAgain = 10 * kMillisecond;
+}  // namespace
+
 void Call::finish(Status s, ByteView bytes) {
     status = std::move(s);
     reply.assign(bytes.begin(), bytes.end());
@@ -68,18 +73,21 @@ void Peer::end_session(const Status& why) {
     }
     fence(true);
     loans_.clear();
-    if (!calls_.empty() || !notifications_.empty() || engine_.has_transfers(*this)) wake();
+    bool asked = segment_request_ != 0 || !calls_.empty();
+    if (asked || !notifications_.empty() || engine_.has_transfers(*this)) wake(kComeAgain);
 }
 
 // A session is never used again once it has ended: this is another one.
-void Peer::wake() {
+void Peer::wake(Nanos pause) {
     last_used_ = monotonic_now();
     if (state_ != PeerState::parked) return;
     session_ = engine_.random_id();
     state_ = PeerState::connecting;
     lease_ = proto::WriterLease(engine_.settings().lease, boottime_now());
     refused_in_a_row_ = 0;
-    dial_control(last_used_);
+    next_control_dial_ = last_used_ + pause;
+    engine_.wake_at(next_control_dial_);
+    if (pause == 0) dial_control(last_used_);
     if (!dead() && engine_.has_transfers(*this)) wake_links();
 }
 

@@ -43,7 +43,7 @@ void Peer::dial_control(Nanos now) {
     } else {
         control_to_ = descriptor_.rails[control_route_++ % ways].address;
         d = transport::dial_tcp(control_to_, {}, {});
-        if (!d.ok() && d.status().code() == Code::no_memory && engine_.close_idlest())
+        if (!d.ok() && d.status().code() == Code::no_memory && engine_.close_idlest(0))
             d = transport::dial_tcp(control_to_, {}, {});
     }
     if (!d.ok()) {

@@ -121,6 +121,7 @@ void Peer::make_link(size_t from, size_t to, int path, bool cross) {
     for (Link& l : links_) {
         if (l.is_shm || l.from != from || l.to != to || l.path != path) continue;
         l.cross = l.cross && cross;
+        l.waking = l.waking || l.asleep;
         l.asleep = false;
         return;
     }
@@ -196,7 +197,8 @@ void Peer::sleep(Link& l, const Status& why) {
         (*ch)->close(why);
         retired_.push_back(std::move(*ch));
     }
-    if (l.id != kNoId) engine_.link_down(l.id);
+    l.waking = false;
+    if (l.id != kNoId) engine_.link_asleep(l.id);
 }
 
 // A link without work costs both sides a descriptor. What waits for a link is work, too.
@@ -403,7 +405,8 @@ void Peer::probe(LinkId id) {
     if (l == nullptr || l->probe) return;
     if (l->is_shm)
         return engine_.link_probe(id, state_ == PeerState::alive && (!shm_shell_ || shm_shell_->up()));
-    if (state_ != PeerState::alive || l->asleep) return engine_.link_probe(id, false);
+    if (l->asleep) return;
+    if (state_ != PeerState::alive) return engine_.link_probe(id, false);
     dial(*l, monotonic_now());
     if (!l->probe) engine_.link_probe(id, false);
 }

@@ -27,6 +27,12 @@ LinkView Core::view(LinkId id) const {
     return v;
 }
 
+RailView Core::rail(RailId id) const {
+    if (id >= rails_.size()) return {};
+    const Rail& r = rails_[id];
+    return {r.model.rate(now_), r.load.all(), r.delivered, r.others};
+}
+
 AttemptView Core::attempt(AttemptId id) const {
     uint32_t slot = attempt_slots_.find(id);
     if (slot == kNoId) return {};

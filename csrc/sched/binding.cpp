@@ -103,24 +103,29 @@ bool Core::any_room(const Peer& p, int rank) const {
 bool Core::any_local_room(int rank) const {
     return std::any_of(locals_.begin(), locals_.end(), [&](RailId id) {
         const Rail& r = rails_[id];
-        return load_has_room(r.load, rank, settings_.slice_max, r.pipe);
+        return load_has_room(r.load, r.others, rank, settings_.slice_max, r.pipe);
     });
 }
 
-bool Core::load_has_room(const InFlight& load, int rank, uint64_t want, uint64_t pipe) const {
+// What others of this host have in flight over the same rail fills its pipe, too; the window is everybody's
+// own.
+bool Core::load_has_room(const InFlight& load, uint64_t others, int rank, uint64_t want,
+                         uint64_t pipe) const {
     // Bulk keeps one slice fewer beyond the pipe, so that interactive work waits behind one at most.
     uint64_t window = settings_.window_slices;
     if (rank == static_cast<int>(Priority::bulk) && window > 1) --window;
     if (load.attempts_to(rank) < window) return true;
-    return load.bytes_to(rank) + want <= pipe + window * want;
+    return load.bytes_to(rank) + want <= pipe - std::min(pipe, others) + window * want;
 }
 
 bool Core::has_room(const Link& l, int rank, uint64_t want) const {
     // What mostly says no first: the local rail, which all peers share.
-    if (!load_has_room(rails_[l.spec.local].load, rank, want, l.pipe)) return false;
+    const Rail& a = rails_[l.spec.local];
+    const Rail& b = rails_[l.spec.remote];
+    if (!load_has_room(a.load, a.others, rank, want, l.pipe)) return false;
     if (l.spec.max_attempts != 0 && l.outstanding.attempts >= l.spec.max_attempts) return false;
-    return load_has_room(rails_[l.spec.remote].load, rank, want, l.pipe) &&
-           load_has_room(l.load, rank, want, l.pipe);
+    return load_has_room(b.load, b.others, rank, want, l.pipe) &&
+           load_has_room(l.load, 0, rank, want, l.pipe);
 }
 
 // What the owner lets this link have in flight for such a flow; 0: what there is room for.
@@ -163,8 +168,12 @@ Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t bac
     uint64_t own = p.backlog(priority);
     uint64_t others =
         everyone > own && peers > 1 ? std::min(everyone - own, mul_div(backlog, peers - 1, 1)) : 0;
-    Nanos t = c.pace.time(backlog);
-    if (others != 0) t = std::max(t, g.pace.time(backlog + others));
+    uint64_t elsewhere = 0;  // engines of this host that share the rails; the memory bus is nobody's to share
+    if (c.tier != 0) {
+        for (RailId id : locals_) elsewhere += rails_[id].others;
+    }
+    Nanos t = c.pace.time(backlog + elsewhere);
+    if (others != 0) t = std::max(t, g.pace.time(backlog + others + elsewhere));
     return add_time(c.latency, t);
 }
 
@@ -173,7 +182,7 @@ Nanos Core::ends_in(const Peer& p, const Capacity& c, int priority, uint64_t bac
 Nanos Core::wait_of(const Link& l, int rank, uint64_t extra) const {
     const Rail& a = rails_[l.spec.local];
     const Rail& b = rails_[l.spec.remote];
-    uint64_t ahead = std::max({a.load.all(), b.load.all(), l.load.all()});
+    uint64_t ahead = std::max({a.load.all() + a.others, b.load.all() + b.others, l.load.all()});
     if (rank == static_cast<int>(Priority::interactive)) {
         uint64_t like = std::max({a.load.bytes_to(rank), b.load.bytes_to(rank), l.load.bytes_to(rank)});
         ahead = like + std::min(ahead - like, like + extra);

@@ -203,14 +203,18 @@ void Checkpoint::latency_model(A& a, T& model) {
 
 template <class A, class T>
 void Checkpoint::rail(A& a, T& x) {
-    auto& [name, model, nominal, load, pipe, delivered, links, locals, last_delivery, sampled_link, several,
-           unfilled, in_groups] = x;
+    auto& [name, model, nominal, load, pipe, delivered, others, others_rate, elsewhere, told_at, links,
+           locals, last_delivery, sampled_link, several, unfilled, in_groups] = x;
     a.s(name);
     rate_model(a, model);
     a.u(nominal);
     visit_in_flight(a, load);
     a.u(pipe);
     a.u(delivered);
+    a.u(others);
+    a.u(others_rate);
+    a.u(elsewhere);
+    a.t(told_at);
     a.u(links);
     a.u(locals);
     a.t(last_delivery);

@@ -33,6 +33,8 @@ class Core {
     void link_up(LinkId link);
     void link_probe(LinkId link, bool good);
     void link_corrupting(LinkId link);
+    void link_asleep(LinkId link);
+    void rail_shared(RailId rail, uint64_t in_flight, uint64_t arrived);
     void own_lag(Nanos lag) { lag_ += lag > 0 ? lag : 0; }
     void tick();
     Nanos next_wakeup() const { return std::min({deadlines_.earliest(), checks_.earliest(), hedge_due_}); }
@@ -41,6 +43,7 @@ class Core {
     Nanos predict(PeerId peer, uint64_t bytes, Priority priority);
     // accounts.cpp
     LinkView view(LinkId link) const;
+    RailView rail(RailId rail) const;
     AttemptView attempt(AttemptId id) const;
     bool balanced() const;
     size_t flows() const { return flow_slots_.size(); }
@@ -98,7 +101,7 @@ class Core {
     bool bind_peer(uint32_t peer, int priority, int rank, Action& action);
     bool any_room(const Peer& p, int rank) const;
     bool has_room(const Link& l, int rank, uint64_t want) const;
-    bool load_has_room(const InFlight& load, int rank, uint64_t want, uint64_t pipe) const;
+    bool load_has_room(const InFlight& load, uint64_t others, int rank, uint64_t want, uint64_t pipe) const;
     bool any_local_room(int rank) const;
     uint64_t window_of(const Link& l, const Flow& f) const;
     bool within_window(const Link& l, const Flow& f, int rank, uint64_t want) const;

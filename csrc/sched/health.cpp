@@ -54,6 +54,18 @@ void Core::link_up(LinkId id) {
 
 void Core::link_probe(LinkId id, bool good) {
     if (good) link_up(id);
+    if (id >= links_.size() || links_[id].removed || links_[id].state != LinkState::down) return;
+    if (checks_.at(id) != kNever) return;
+    // It slept, and was wanted again in vain: it is looked after from now on.
+    Link& l = links_[id];
+    l.next_probe = std::max(l.tainted_until, add_time(now_, settings_.probe_interval));
+    checks_.set(id, l.next_probe);
+}
+
+void Core::link_asleep(LinkId id) {
+    if (id >= links_.size() || links_[id].removed) return;
+    go_down(id);
+    checks_.set(id, kNever);
 }
 
 void Core::link_corrupting(LinkId id) {

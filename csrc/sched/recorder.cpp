@@ -205,6 +205,16 @@ void RecordedSprayer::attempt_progress(AttemptId attempt, uint64_t bytes, Nanos 
     recorder_.put(EventKind::progress, now, recorder_.attempt(attempt), bytes);
     sprayer_.attempt_progress(attempt, bytes, now);
 }
+void RecordedSprayer::link_asleep(LinkId link, Nanos now) {
+    recorder_.room(sprayer_, now_ = now);
+    recorder_.put(EventKind::asleep, now, link);
+    sprayer_.link_asleep(link, now);
+}
+void RecordedSprayer::rail_shared(RailId rail, uint64_t in_flight, uint64_t arrived, Nanos now) {
+    recorder_.room(sprayer_, now_ = now);
+    recorder_.put(EventKind::rail_shared, now, rail, in_flight, arrived);
+    sprayer_.rail_shared(rail, in_flight, arrived, now);
+}
 void RecordedSprayer::own_lag(Nanos lag) {
     recorder_.room(sprayer_, now_);
     recorder_.put(EventKind::own_lag, now_, zigzag(lag));

@@ -95,6 +95,7 @@ class RecordedSprayer {
     void link_up(LinkId link, Nanos now);
     void link_probe(LinkId link, bool good, Nanos now);
     void link_corrupting(LinkId link, Nanos now);
+    void link_asleep(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
     void link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now);
     void add_flow(FlowId id, const FlowSpec& spec, Nanos now);
@@ -102,6 +103,7 @@ class RecordedSprayer {
     void cancel_flow(FlowId id, Nanos now);
     void attempt_ended(AttemptId attempt, Outcome outcome, uint16_t reason, Nanos now);
     void attempt_progress(AttemptId attempt, uint64_t bytes, Nanos now);
+    void rail_shared(RailId rail, uint64_t in_flight, uint64_t arrived, Nanos now);
     void own_lag(Nanos lag);
     void tick(Nanos now);
     bool next(Action& action, Nanos now);
@@ -109,6 +111,7 @@ class RecordedSprayer {
 
     Nanos next_wakeup() const { return sprayer_.next_wakeup(); }
     LinkView view(LinkId link) const { return sprayer_.view(link); }
+    RailView rail(RailId rail) const { return sprayer_.rail(rail); }
     AttemptView attempt(AttemptId id) const { return sprayer_.attempt(id); }
     size_t flows() const { return sprayer_.flows(); }
     uint64_t outstanding() const { return sprayer_.outstanding(); }

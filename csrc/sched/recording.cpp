@@ -188,6 +188,7 @@ bool SegmentReader::next(Event& e) {
         case EventKind::probe_bad:
         case EventKind::remove_link:
         case EventKind::corrupting:
+        case EventKind::asleep:
             e.link = static_cast<LinkId>(in_.below(uint64_t{1} << 32));
             break;
         case EventKind::window:
@@ -217,6 +218,11 @@ bool SegmentReader::next(Event& e) {
             break;
         case EventKind::own_lag:
             e.value = static_cast<uint64_t>(in_.i());
+            break;
+        case EventKind::rail_shared:
+            e.rail_id = static_cast<RailId>(in_.below(uint64_t{1} << 32));
+            e.value = in_.u();
+            e.bytes = in_.u();
             break;
         case EventKind::tick:
         case EventKind::idle:

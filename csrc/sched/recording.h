@@ -45,6 +45,8 @@ enum class EventKind : uint8_t {
     predict = 16,  // asked, and what it answered
     corrupting = 17,
     window = 18,
+    rail_shared = 19,
+    asleep = 20,
     // What it decided, when asked for an action.
     post = 32,
     revoke = 33,
@@ -69,9 +71,10 @@ struct Event {
     Priority priority{};    // set_priority, predict
     Outcome outcome{};      // ended
     uint16_t reason = 0;    // ended
-    uint64_t value = 0;     // progress: bytes; own_lag, predict: nanoseconds; window: bytes
+    uint64_t value = 0;     // progress, rail_shared, window: bytes; own_lag, predict: nanoseconds
     PeerId peer = 0;        // predict
-    uint64_t bytes = 0;     // predict
+    uint64_t bytes = 0;     // predict; rail_shared: arrived
+    RailId rail_id = 0;     // rail_shared
     Action action;          // post and after
 };
 

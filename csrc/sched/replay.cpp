@@ -132,6 +132,8 @@ void Player::play(const Event& e) {
             return sprayer_->link_probe(e.link, e.kind == EventKind::probe_good, e.now);
         case EventKind::corrupting:
             return sprayer_->link_corrupting(e.link, e.now);
+        case EventKind::asleep:
+            return sprayer_->link_asleep(e.link, e.now);
         case EventKind::remove_link:
             return sprayer_->remove_link(e.link, e.now);
         case EventKind::window:
@@ -159,6 +161,8 @@ void Player::play(const Event& e) {
             lag_ += lag;
             return sprayer_->own_lag(lag);
         }
+        case EventKind::rail_shared:
+            return sprayer_->rail_shared(e.rail_id, e.value, e.bytes, e.now);
         case EventKind::tick:
             return sprayer_->tick(e.now);
         case EventKind::predict: {

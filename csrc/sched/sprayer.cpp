@@ -66,6 +66,9 @@ void Sprayer::link_probe(LinkId link, bool good, Nanos now) {
 void Sprayer::link_corrupting(LinkId link, Nanos now) {
     impl_->error_of(link, now, [&] { impl_->at_time(now).link_corrupting(link); });
 }
+void Sprayer::link_asleep(LinkId link, Nanos now) {
+    impl_->error_of(link, now, [&] { impl_->at_time(now).link_asleep(link); });
+}
 void Sprayer::remove_link(LinkId link, Nanos now) {
     impl_->at_time(now).remove_link(link);
 }
@@ -95,6 +98,12 @@ void Sprayer::attempt_ended(AttemptId attempt, Outcome outcome, uint16_t reason,
 }
 void Sprayer::attempt_progress(AttemptId attempt, uint64_t bytes, Nanos now) {
     impl_->at_time(now).attempt_progress(attempt, bytes);
+}
+void Sprayer::rail_shared(RailId rail, uint64_t in_flight, uint64_t arrived, Nanos now) {
+    impl_->at_time(now).rail_shared(rail, in_flight, arrived);
+}
+RailView Sprayer::rail(RailId rail) const {
+    return impl_->rail(rail);
 }
 void Sprayer::own_lag(Nanos lag) {
     impl_->own_lag(lag);

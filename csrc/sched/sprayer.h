@@ -110,6 +110,11 @@ struct LinkView {  // a snapshot for metrics, `tent top`, predictions
     FaultTimes last_fault;
 };
 
+struct RailView {
+    uint64_t rate_Bps = 0, in_flight = 0, delivered = 0;
+    uint64_t others = 0;  // in flight, of other engines of this host
+};
+
 struct AttemptView {
     FlowId flow = 0;
     LinkId link = kNoId;  // kNoId: there is no such attempt
@@ -167,6 +172,9 @@ class Sprayer {
     // It spoilt bytes: down, unless it is the last one, and left alone for longer each time it is found out
     // again. A probe that comes through says nothing of that.
     void link_corrupting(LinkId link, Nanos now);
+    // It was closed for want of work: down, and not probed until somebody says that a probe came through, or
+    // did not.
+    void link_asleep(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
     // Its owner's word to one of many writers: so many bytes of writes in flight on it at most, until
     // `until`; 0: as many as there is room for. One slice may always be.
@@ -181,6 +189,9 @@ class Sprayer {
     void attempt_ended(AttemptId attempt, Outcome outcome, uint16_t reason, Nanos now);
     // Optional progress of an attempt (bytes acknowledged so far): evidence for rate and health.
     void attempt_progress(AttemptId attempt, uint64_t bytes, Nanos now);
+    // Other engines of this host have so much in flight over one of our rails, and so much has arrived at
+    // them since the last such word.
+    void rail_shared(RailId rail, uint64_t in_flight, uint64_t arrived, Nanos now);
     // Our own loop was not scheduled for `lag`: no link is to blame for that time.
     void own_lag(Nanos lag);
 
@@ -196,6 +207,7 @@ class Sprayer {
     // above.
     Nanos predict(PeerId peer, uint64_t bytes, Priority priority, Nanos now) const;
     LinkView view(LinkId link) const;
+    RailView rail(RailId rail) const;
     AttemptView attempt(AttemptId id) const;
     size_t flows() const;
     uint64_t outstanding() const;  // attempts

@@ -42,12 +42,17 @@ struct Rail {
     InFlight load;         // of the links that count
     uint64_t pipe = 0;     // the largest of its links'
     uint64_t delivered = 0;
+    // Other engines of this host: bytes in flight over it; what arrives there, by the second, and in all
+    // while it was busy here, too.
+    uint64_t others = 0, others_rate = 0, elsewhere = 0;
+    Nanos told_at = 0;
     uint32_t links = 0;   // that exist
     uint32_t locals = 0;  // of those, the ones that start here
     Nanos last_delivery = 0;
     // Who delivered since the last sample: one link only, or several.
     LinkId sampled_link = kNoId;
     bool several = false;
+    uint64_t carried() const { return delivered + elsewhere; }
     // Scratch of refresh(): rate not yet given to a link; the groups it counts in.
     uint64_t unfilled = 0;
     unsigned in_groups = 0;

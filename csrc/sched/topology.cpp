@@ -3,6 +3,11 @@
 
 namespace tent::sched {
 
+namespace {
+constexpr uint64_t kMostShared = uint64_t{1} << 40;  // bytes that one word of others may stand for
+constexpr Nanos kLongestShare = 5 * kMillisecond;    // without a word of our own
+}  // namespace
+
 Core::Core(const Settings& settings) : settings_(settings) {
     settings_.slice_min = std::max<uint64_t>(settings_.slice_min, 1);
     settings_.slice_max = std::max(settings_.slice_max, settings_.slice_min);
@@ -226,10 +231,13 @@ void Core::delivered(LinkId id, uint64_t bytes, bool more) {
     Nanos latency = l.latency.get();
     each_rail(l, [&](Rail& r) {
         r.delivered += bytes;
-        r.last_delivery = now_;
+        // What arrived meanwhile at others of this host, by what was last said of them, is rate that the rail
+        // has.
+        Nanos since = std::min(now_ - std::exchange(r.last_delivery, now_), kLongestShare);
+        uint64_t with = r.others_rate == 0 ? 0 : bytes_in(since, r.others_rate);
         if (r.sampled_link != id && r.sampled_link != kNoId) r.several = true;
         r.sampled_link = id;
-        auto verdict = r.model.deliver(bytes, now_, r.load.all() != 0 || more, latency);
+        auto verdict = r.model.deliver(bytes + with, now_, r.load.all() != 0 || more, latency);
         if (verdict == RateModel::Verdict::nothing) return;
         // One link of several saying that its rail is slow may mean its other end: the path takes the blame.
         if (verdict == RateModel::Verdict::low && (r.links == 1 || r.several)) r.model.believe_low();
@@ -241,6 +249,19 @@ void Core::delivered(LinkId id, uint64_t bytes, bool more) {
     if (after > before + before / 32 || after + before / 32 < before) topology_changed();
 }
 
+// Engines of one host share their rails: what the others have in flight is ahead of us, and what arrives at
+// them while we are busy, too, is rate that the rail has.
+void Core::rail_shared(RailId id, uint64_t in_flight, uint64_t arrived) {
+    if (id >= rails_.size()) return;
+    Rail& r = rails_[id];
+    if (in_flight < r.others) dirty_ = true;
+    r.others = std::min(in_flight, kMostShared);
+    arrived = std::min(arrived, kMostShared);
+    Nanos span = now_ - std::exchange(r.told_at, now_);
+    if (span > 0) r.others_rate = rate_of(arrived, span);
+    if (r.load.all() != 0) r.elsewhere += arrived;
+}
+
 // A path is slower than its rails only if both had room to spare while it was measured.
 void Core::judge_path(Link& l, RateModel::Verdict verdict) {
     if (verdict == RateModel::Verdict::nothing) return;
@@ -250,7 +271,7 @@ void Core::judge_path(Link& l, RateModel::Verdict verdict) {
     bool shared = a.links > 1 || b.links > 1;
     if (shared && l.marked_at != 0 && span > 0) {
         auto busy = [&](const Rail& r, uint64_t mark) {
-            return rate_of(r.delivered - mark, span) >= mul_div(r.model.rate(now_), 7, 10);
+            return rate_of(r.carried() - mark, span) >= mul_div(r.model.rate(now_), 7, 10);
         };
         if (busy(a, l.local_mark) || busy(b, l.remote_mark)) {
             l.path_rate = 0;
@@ -261,8 +282,8 @@ void Core::judge_path(Link& l, RateModel::Verdict verdict) {
         }
     }
     l.marked_at = now_;
-    l.local_mark = a.delivered;
-    l.remote_mark = b.delivered;
+    l.local_mark = a.carried();
+    l.remote_mark = b.carried();
 }
 
 }  // namespace tent::sched

@@ -111,6 +111,9 @@ class RailsConfig:
     rates: tuple[str, ...] = names(
         "What rails carry, where you know it: eth0=25Gbit. Unknown ones are found out by use."
     )
+    share: bool = flag(
+        True, "Engines of one host and user tell each other what they have in flight over each rail."
+    )
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,15 @@ class _Trace:
             self.open[rest[0]].revoked_at = at
         elif kind == "link_state":
             self.state(at, *rest)
-        elif kind in ("probe", "probe_good", "probe_bad", "corrupting", "transport_down", "transport_up"):
+        elif kind in (
+            "probe",
+            "probe_good",
+            "probe_bad",
+            "corrupting",
+            "asleep",
+            "transport_down",
+            "transport_up",
+        ):
             self.instant(_FIRST_LINK + rest[0], _HEALTH, kind.replace("_", " "), at)
         elif kind == "flow":
             self.flow(at, *rest)

@@ -97,12 +97,13 @@ TEST_CASE("many peers within few connections, each used in turn, both ways") {
             CHECK(hub.engine->state_of(*from_hub[i]) == engine::PeerState::alive);
             hub.move(Op::read, from_hub[i], *spokes[i]);
             spokes[i]->move(Op::read, to_hub[i], hub);
-            // Its own door and links; what is let in above the budget finds room again with the next one.
-            CHECK(counter(*hub.engine, "connections") <= kMost + 4);
         }
     }
     CHECK(counter(*hub.engine, "sessions_parked") > 0);
     CHECK(hub.engine->counters().failed == 0);
+    Nanos end = monotonic_now() + 20 * kSecond;
+    while (counter(*hub.engine, "connections") >= kMost && monotonic_now() < end) std::this_thread::yield();
+    CHECK(counter(*hub.engine, "connections") < kMost);
 }
 
 TEST_CASE("calls and notifications reach a peer whose session was closed for want of room") {

@@ -275,3 +275,47 @@ TEST_CASE("hedging: a late slice moves to an idle link, once, within its share; 
         }
     }
 }
+
+TEST_CASE(
+    "engines of one host: what others have in flight over a rail is ahead of us, what arrives there is its "
+    "rate") {
+    World w;
+    w.checking = false;
+    SUBCASE("in flight") {
+        RailId local = w.rail(kGB, true), remote = w.rail(kGB, true);
+        w.link(local, remote, 20 * kMicrosecond);
+        Nanos alone = w.sprayer.predict(0, 64 << 10, Priority::normal, w.now);
+        w.sprayer.rail_shared(local, 20'000'000, 0, w.now);
+        CHECK(w.sprayer.rail(local).others == 20'000'000);
+        CHECK(w.sprayer.predict(0, 64 << 10, Priority::normal, w.now) >= alone + 9 * kMillisecond);
+        w.sprayer.rail_shared(local, 0, 0, w.now);
+        CHECK(w.sprayer.predict(0, 64 << 10, Priority::normal, w.now) == alone);
+    }
+    SUBCASE("rate") {
+        // The rail carries 1 GB/s, half of which is somebody else's.
+        for (bool told : {false, true}) {
+            RailId local = w.rail(kGB / 2), remote = w.rail(4 * kGB, true);
+            PeerId peer = told ? 1 : 0;
+            w.link(local, remote, 20 * kMicrosecond, peer);
+            FlowId id = w.flow(256 << 20, Priority::normal, kNever, peer);
+            for (Nanos last = w.now; !w.flows[id].over() && w.step();) {
+                if (!told || w.now - last < kMillisecond) continue;
+                w.sprayer.rail_shared(local, 1 << 20, static_cast<uint64_t>(w.now - last) / 2, w.now);
+                last = w.now;
+            }
+            REQUIRE(w.flows[id].done);
+            uint64_t rate = w.sprayer.rail(local).rate_Bps;
+            MESSAGE("told " << told << ": " << rate);
+            CHECK(rate > (told ? 9 : 4) * kGB / 10);
+            CHECK(rate < (told ? 13 : 6) * kGB / 10);
+        }
+    }
+    SUBCASE("several rails that others use go on carrying side by side") {
+        four_rails(w, true);
+        for (RailId local : {0u, 2u, 4u, 6u}) w.sprayer.rail_shared(local, 4 << 20, 0, w.now);
+        FlowId id = w.flow(64 << 20);
+        w.run(w.now + 100 * kSecond);
+        REQUIRE(w.flows[id].done);
+        for (LinkId l = 0; l < 4; ++l) CHECK(w.carried[l] > 0);
+    }
+}
