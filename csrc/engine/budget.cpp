@@ -41,7 +41,7 @@ bool Engine::close_idlest(Nanos grace) {
     OwnerSession* session = nullptr;
     Nanos oldest = kNever;
     for (const auto& [index, p] : live_peers_) {
-        if (p->last_used() < oldest && p->idle()) {
+        if (p->last_used() < std::min(oldest, before) && p->idle()) {
             oldest = p->last_used();
             peer = p.get();
         }

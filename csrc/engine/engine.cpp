@@ -252,11 +252,12 @@ Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
         }
     }
     poller_.wake();
-    wait_until([&] { return peer->dead() || (peer->state() == PeerState::alive && peer->segments_fresh()); },
-               timeout);
+    // Parked: it was there, and has been closed for want of room since.
+    auto met = [&] { return peer->state() == PeerState::alive || peer->state() == PeerState::parked; };
+    wait_until([&] { return peer->dead() || (met() && peer->segments_fresh()); }, timeout);
     std::lock_guard token(token_);
     if (peer->dead()) return peer->why_dead();
-    if (peer->state() != PeerState::alive) {
+    if (!met()) {
         Status why{Code::peer_unreachable,
                    "node '" + peer->descriptor().name + "' did not answer in time" +
                        (peer->why_dead().ok() ? "" : " (" + peer->why_dead().message() + ")")};
