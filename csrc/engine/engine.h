@@ -38,7 +38,7 @@ struct LocalRail {
     transport::Address address;  // port = where it listens
     std::string name;            // its interface; of no interface of ours: the address
     bool loopback = false;
-    bool alive = true;  // as far as the kernel says
+    bool alive = true;    // as far as the kernel says
     bool shared = false;  // others of this host were busy on it, as the sprayer was told
     uint64_t others = 0;  // bytes that they have in flight over it
 };

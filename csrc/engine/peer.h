@@ -78,7 +78,7 @@ class Peer final : public transport::Session,
     // Nothing is under way or waits, and nothing of its owner's is lent to us.
     bool idle() const;
     Nanos last_used() const { return last_used_; }
-    void park();  // an idle one
+    void park();                 // an idle one
     void wake(Nanos pause = 0);  // it is used: a parked one begins another session, now or after a pause
     bool reachable() const {
         return state_ != PeerState::dead && (state_ != PeerState::connecting || was_alive_);
