@@ -13,12 +13,12 @@ using transport::fault::Faults;
 
 constexpr uint64_t kPage = 256 << 10, kPages = 32, kBytes = kPage * kPages;
 
-std::shared_ptr<Faults> corrupting(const std::string& rail, uint32_t chance_ppm) {
+std::shared_ptr<Faults> corrupting(const std::string& rail, uint32_t chance_ppm, uint32_t bytes = 3) {
     Fault f;
     f.kind = FaultKind::corrupt;
     f.rail = rail;
     f.chance_ppm = chance_ppm;
-    f.bytes = 3;
+    f.bytes = bytes;
     auto made = Faults::create({17, {f}});
     REQUIRE(made.ok());
     return *made;
@@ -120,24 +120,33 @@ TEST_SUITE("protects:check") {
     }
 }
 
+// How many attempts there are, and so how many are spoilt, is the sprayer's to choose: on a busy machine
+// slices are small. So each spoilt byte is held against the pages, not a number of transfers that come
+// through.
 TEST_CASE("the only rail spoils a slice now and then: what can be read again is right, and the rail stays") {
-    auto faults = corrupting("*", 50'000);
+    auto faults = corrupting("*", 10'000, 1);
     World w(false, true, kBytes, {"127.0.0.1"}, faults);
-    int good = 0;
-    for (uint64_t seed = 1; seed <= 12; ++seed) {
+    int mended = 0;
+    for (uint64_t seed = 1; mended < 3; ++seed) {
+        REQUIRE(seed < 500);
         fill(w.their_memory(), kBytes, seed);
+        uint64_t before = faults->struck[0];
         auto t = read(w, Pages(w));
         REQUIRE(t.ok());
         REQUIRE(w.initiator->wait(**t, 20 * kSecond));
-        good += (*t)->result().ok();
+        uint64_t failed = 0;
         for (size_t i = 0; i < kPages; ++i) {
             bool same = std::memcmp(w.memory.data() + i * kPage, w.theirs->base + i * kPage, kPage) == 0;
             CHECK(same == ((*t)->state(i) == engine::RangeState::ok));
+            failed += !same;
         }
         REQUIRE(w.initiator->wait_released(**t, 20 * kSecond));
+        uint64_t struck = faults->struck[0] - before;
+        CHECK(2 * failed <= struck);  // spoilt once, and once more when it was read again
+        CHECK((*t)->result().ok() == (failed == 0));
+        mended += failed == 0 && struck > 0;
     }
-    CHECK(good >= 6);
-    CHECK(w.initiator->links().front().state != proto::kCorrupting);
+    CHECK(w.initiator->links().at(0).state != proto::kCorrupting);
 }
 
 TEST_CASE("cancelled while it is read again: released, and the memory is the caller's") {
