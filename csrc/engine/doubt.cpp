@@ -51,20 +51,8 @@ LinkId Engine::next_witness(Doubt& d) {
         if (sprayer_.view(l.id).state == sched::LinkState::down) continue;
         if (best == kNoId || d.brought[l.id].size() < d.brought[best].size()) best = l.id;
     }
-    if (best == kNoId) best = lost_witness(d);
     d.tried.insert(best);
     return best;
-}
-
-// One that was lost only a moment ago, and not for what it brought: it may be back before the deadline.
-LinkId Engine::lost_witness(const Doubt& d) const {
-    Nanos now = monotonic_now();
-    for (const Peer::Link& l : d.of->peer_->links()) {
-        if (l.id == kNoId || l.is_shm || l.asleep || d.tried.contains(l.id)) continue;
-        sched::LinkView v = sprayer_.view(l.id);
-        if (v.corrupting == 0 && now - v.quiet_since < kSecond) return l.id;
-    }
-    return kNoId;
 }
 
 // Reads what is still in doubt over the next link alone. False: there is none left, or it cannot be read.
@@ -105,8 +93,6 @@ bool Engine::read_again(const std::shared_ptr<Doubt>& d) {
     t->id_ = next_transfer_++;
     t->submitted_at_ = monotonic_now();
     t->deadline_ = of.deadline_;
-    if (sprayer_.view(link).state == sched::LinkState::down)
-        t->deadline_ = std::min(t->deadline_, t->submitted_at_ + 2 * kSecond);
     t->doubt_ = d;
     transfers_[t->id_] = t;
 

@@ -248,7 +248,6 @@ class Engine final : public transport::Sink {
     // doubt.cpp
     std::shared_ptr<Doubt> doubt(const std::shared_ptr<Transfer>& transfer, std::vector<uint32_t> ranges);
     LinkId next_witness(Doubt& doubt);
-    LinkId lost_witness(const Doubt& doubt) const;
     bool read_again(const std::shared_ptr<Doubt>& doubt);
     void read_again_ended(Transfer& transfer);
     void settle(Doubt& doubt, std::span<const uint32_t> good);
