@@ -69,7 +69,7 @@ void move_bytes(World& w, int times, const Faults* faults, const std::function<v
         if (i == 0 && begin) begin();
         auto t = w.submit(i % 2 == 0 ? Op::read : Op::write, {0}, {0}, {kBytes});
         REQUIRE_MESSAGE(t.ok(), t.status().text());
-        REQUIRE(w.initiator->wait(**t, 20 * kSecond));
+        REQUIRE_MESSAGE(w.initiator->wait(**t, 20 * kSecond), "hung" << states(w));
         REQUIRE_MESSAGE((*t)->result().ok(), (*t)->result().text());
         REQUIRE(w.initiator->wait_released(**t, 20 * kSecond));
         REQUIRE(std::memcmp(w.theirs->base, w.memory.data(), kBytes) == 0);
