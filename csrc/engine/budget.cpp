@@ -55,7 +55,7 @@ bool Engine::close_idlest(Nanos grace) {
     if (peer == nullptr && session == nullptr) return false;
     ++counters_.sessions_parked;
     if (session != nullptr) {
-        session->close("closed for want of room, idle as it was: come again", Code::busy);
+        session->park();
     } else {
         peer->park();
     }

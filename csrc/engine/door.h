@@ -108,12 +108,16 @@ class Engine::Door final : public transport::StreamHandler {
         reserve_.reset();
         if (transport::accept_one(fd)) ++engine_.counters_.handshakes_refused;
         reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+        Nanos now = monotonic_now();
+        if (warned_at_ != 0 && now - warned_at_ < kSecond) return;
+        warned_at_ = now;
         tent::log(
             LogLevel::warning,
             "no descriptor is left for a peer's connection: raise `ulimit -n`, or lower tcp.max_connections");
     }
 
     static constexpr size_t kMaxStrangers = 128;  // x 64 KiB of stage
+    Nanos warned_at_ = 0;
     UniqueFd reserve_{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
     Engine& engine_;
     std::vector<std::unique_ptr<Listener>> listeners_;

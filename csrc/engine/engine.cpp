@@ -29,11 +29,13 @@ void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
     }
     bool control = peer.purpose == proto::Purpose::control;
     if (found != nullptr && found->closed()) {
-        // It is over for good, even where its writer is still waited for: whoever comes back is told.
+        // It is over for good, even where its writer is still waited for: whoever comes back is told, and
+        // asks in another session what was asked in vain. Not where it ended otherwise: what was carried out
+        // there would be carried out again.
         if (control) {
             proto::Header h;
             h.type = proto::FrameType::bye;
-            h.code = static_cast<uint16_t>(Code::busy);  // another session is welcome
+            h.code = static_cast<uint16_t>(found->parked() ? Code::busy : Code::ok);
             stream->send(h, as_bytes("that session has ended: its lease ran out, or it said goodbye"));
             stream->flush();
         }

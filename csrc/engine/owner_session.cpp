@@ -127,8 +127,8 @@ void OwnerSession::flush() {
     }
 }
 
-bool OwnerSession::idle() const {
-    if (closed_ || pid_ != 0 || !reads_.empty() || !pulls_.empty() || connections_.empty()) return false;
+bool OwnerSession::idle() {
+    if (closed_ || pid_ != 0 || !reads_.empty() || !pulls_.empty() || control() == nullptr) return false;
     bool quiet = std::all_of(connections_.begin(), connections_.end(), [](const Connection& c) {
         return c.landing == 0 && c.stream->payload_left() == 0 && !c.stream->sending();
     });
@@ -136,13 +136,18 @@ bool OwnerSession::idle() const {
     return quiet && (lender == nullptr || !lender->lends_to(writer_));
 }
 
-void OwnerSession::close(const std::string& why, Code code) {
+void OwnerSession::park() {
+    parked_ = true;
+    close("closed for want of room, idle as it was: come again");
+}
+
+void OwnerSession::close(const std::string& why) {
     if (closed_) return;
     closed_ = true;
     if (Connection* c = control()) {
         Header h;
         h.type = FrameType::bye;
-        h.code = static_cast<uint16_t>(code);
+        h.code = static_cast<uint16_t>(parked_ ? Code::busy : Code::ok);
         h.aux = pulls_.size();
         c->stream->send(h, as_bytes(why));
         c->stream->flush();

@@ -29,6 +29,7 @@ class OwnerSession final : public transport::StreamHandler {
     const Id128& session() const { return writer_.session; }
     void tick(Nanos now, Nanos lease_now);
     bool closed() const { return closed_; }
+    bool parked() const { return parked_; }  // closed for want of room, with nothing under way
     bool busy(Nanos now) const { return !closed_ && now - last_work_ < kSecond; }
     void flush();
     // Sends a part of a waiting read.
@@ -36,11 +37,12 @@ class OwnerSession final : public transport::StreamHandler {
     // How much the peer may have under way to one of our rails, from its local rail `rail`. Said if it
     // understands.
     void give_credit(uint32_t rail, uint64_t window);
-    // With `code` busy the peer may come again, in another session.
-    void close(const std::string& why, Code code = Code::ok);
-    // Nothing of it is under way, it comes from another host, and holds no loan: it can be closed without
-    // loss.
-    bool idle() const;
+    void close(const std::string& why);
+    // Nothing of it is under way, it comes from another host, and holds no loan: it can be parked without
+    // loss. All answers have reached the peer: nothing is asked, or notified, a second time in the next
+    // session.
+    bool idle();
+    void park();  // an idle one: the peer may come again, in another session
     Nanos last_work() const { return std::max(last_work_, born_); }
     // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;
@@ -76,8 +78,8 @@ class OwnerSession final : public transport::StreamHandler {
         std::vector<SegmentId> segments;
         uint64_t bytes = 0;
     };
-    static constexpr size_t kMaxPulls = 1024;         // at a time
-    static constexpr size_t kMaxUnsent = 4ull << 20;  // bytes of answers that a peer has not taken
+    static constexpr size_t kMaxPulls = 1024;       // at a time
+    static constexpr size_t kMaxUnsent = 16 << 20;  // bytes of answers that a peer has not taken
     struct Pull {
         std::shared_ptr<transport::shm::CopyJob> job;
     };
@@ -122,7 +124,7 @@ class OwnerSession final : public transport::StreamHandler {
     transport::shm::Mapping hazards_;
     pid_t pid_ = 0;
     UniqueFd pidfd_;
-    bool closed_ = false;
+    bool closed_ = false, parked_ = false;
     bool wrote_here_ = false;  // it was given memory that it can write to
     bool peer_quiet_ = false;  // it said goodbye, with no copy of its own under way
 };

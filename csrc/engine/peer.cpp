@@ -57,15 +57,18 @@ void Peer::park() {
     h.type = proto::FrameType::bye;
     control_->send(h, as_bytes("idle, and there are too many connections"));
     control_->flush();
+    if (state_ != PeerState::alive) return;  // it was lost already, and its owner's process with it
     end_session({Code::closed, "closed for want of room, idle as it was"});
 }
 
 // Its owner takes nothing of this session any more. What is under way begins again in the next one.
 void Peer::end_session(const Status& why) {
     state_ = PeerState::parked;
-    auto stream = std::move(control_);
-    stream->close(why);
-    dead_streams_.push_back(std::move(stream));
+    if (control_) {
+        auto stream = std::move(control_);
+        stream->close(why);
+        dead_streams_.push_back(std::move(stream));
+    }
     if (spare_) spare_->close(why);
     want_tcp_ = false;
     for (Link& l : links_) {

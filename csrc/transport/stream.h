@@ -56,7 +56,6 @@ class FrameStream final : public PollHandler {
 
     bool open() const { return open_; }
     bool closed() const { return closed_; }
-    bool sending() const { return !queue_.empty(); }
     bool dirty() const { return !closed_ && !queue_.empty() && !blocked_; }
     const proto::HandshakeResult& peer() const { return handshake_.result(); }
     int fd() const { return fd_.get(); }
@@ -73,6 +72,7 @@ class FrameStream final : public PollHandler {
     void flush();
     // Of all bytes given to send(), those that the other side's kernel has.
     uint64_t acknowledged() const;
+    bool sending() const { return !queue_.empty() || acknowledged() != sent_bytes_; }
     // Of the payload that arrives, what has not come yet.
     uint64_t payload_left() const { return payload_left_; }
     // Of frames' headers and bodies, what waits to be sent.
