@@ -120,7 +120,10 @@ void Core::sign_of_life(LinkId id) {
 // How long a link with work may be silent: what is in flight on its rails, and some.
 Nanos Core::patience(const Link& l) const {
     uint64_t ahead = l.load.all();
-    if (l.counted) ahead = std::max(rails_[l.spec.local].load.all(), rails_[l.spec.remote].load.all());
+    if (l.counted) {
+        const Rail &a = rails_[l.spec.local], &b = rails_[l.spec.remote];
+        ahead = std::max(a.load.all() + a.others, b.load.all() + b.others);
+    }
     if (l.shows_progress) ahead = std::min(ahead, 4 * settings_.slice_min);
     Nanos predicted = add_time(l.latency.get(), l.pace.time(ahead));
     bool proven = rails_[l.spec.local].model.proven() && rails_[l.spec.remote].model.proven();

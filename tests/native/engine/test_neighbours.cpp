@@ -157,7 +157,7 @@ TEST_CASE("an engine's sprayer is told what another engine has in flight over th
     s.secret = "native tests";
     s.shm = false;
     s.bind = {"127.0.0.1"};
-    s.share_loopback = true;
+    s.share_rails = s.share_loopback = true;
     s.name = "first";
     auto one = Engine::create(s);
     s.name = "second";
