@@ -25,7 +25,7 @@ inline std::unique_ptr<Engine> make_engine(const std::string& name, bool shm,
     s.secret = "native tests";
     s.shm = shm;
     s.bind = bind.empty() ? std::vector<std::string>{"127.0.0.1"} : std::move(bind);
-    s.lease = kSecond;
+    s.lease = 10 * kSecond;  // outlives a starved machine
     s.decorator = std::move(decorator);
     auto e = Engine::create(s);
     REQUIRE_MESSAGE(e.ok(), e.status().text());
