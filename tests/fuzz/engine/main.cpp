@@ -288,16 +288,11 @@ int main(int argc, char** argv) {
         });
         auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(o.seconds);
         uint64_t rounds = 0;
-        bool warm = false;
         while (good && std::chrono::steady_clock::now() < end) {
             target.serve_honestly();
             target.check_guards();
             target.upkeep();
             ++rounds;
-            if (!warm && rounds == 20) {  // rings and free lists have their size
-                before.bytes = target.settle(nullptr).bytes;
-                warm = true;
-            }
             usleep(20'000);
             for (pid_t pid : hostile) good = good && waitpid(pid, nullptr, WNOHANG) == 0;
         }
