@@ -54,8 +54,8 @@ void accounts_balance(World& w) {
 }
 
 // Reads and writes in turn, each compared byte by byte: so many, and more until every fault has struck.
-// `begin` is called right before the first one: a fault that lasts for 100 ms must not be over before memory
-// is filled.
+// `begin` is called right before each until then: a fault that lasts for 100 ms must not be over before
+// memory is filled, nor without anything under way on its rail.
 void move_bytes(World& w, int times, const Faults* faults, const std::function<void()>& begin = {}) {
     auto met = [&] {
         return faults == nullptr ||
@@ -66,7 +66,7 @@ void move_bytes(World& w, int times, const Faults* faults, const std::function<v
         CAPTURE(i);
         uint8_t* from = i % 2 == 0 ? w.their_memory() : w.memory.data();
         fill(from, kBytes, static_cast<uint64_t>(i) + 1);
-        if (i == 0 && begin) begin();
+        if (begin && (i == 0 || !met())) begin();
         auto t = w.submit(i % 2 == 0 ? Op::read : Op::write, {0}, {0}, {kBytes});
         REQUIRE_MESSAGE(t.ok(), t.status().text());
         REQUIRE_MESSAGE(w.initiator->wait(**t, 20 * kSecond), "hung" << states(w));
