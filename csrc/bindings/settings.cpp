@@ -32,7 +32,6 @@ engine::Settings settings_of(const py::dict& d) {
     s.rail_rates = get<std::map<std::string, uint64_t>>(d, "rails.rates", {});
     s.connections = get<int>(d, "tcp.connections", s.connections);
     s.idle_close = get<int64_t>(d, "tcp.idle_close_ms", s.idle_close / kMillisecond) * kMillisecond;
-    s.share_rails = get<bool>(d, "rails.share", s.share_rails);
     s.max_connections = get<int>(d, "tcp.max_connections", s.max_connections);
     s.advertise = get<std::vector<std::string>>(d, "node.advertise", {});
     s.port = get<uint16_t>(d, "node.port", 0);
