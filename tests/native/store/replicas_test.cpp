@@ -1,4 +1,5 @@
-// Records with several replicas: which is read, and how they come and go. And what a store is asked by others.
+// Records with several replicas: which is read, and how they come and go. And what a store is asked by
+// others.
 #include "store/lending.h"
 #include "support.h"
 
