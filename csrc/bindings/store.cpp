@@ -16,7 +16,7 @@ namespace {
 
 std::shared_ptr<Store> create(uint64_t address, uint64_t bytes, uint64_t extent, uint64_t epochs,
                               SegmentId segment, const std::string& node, const py::bytes& incarnation,
-                              uint64_t loan_limit) {
+                              uint64_t loan_limit, double ttl, uint64_t tenant_quota) {
     store::StoreConfig c;
     c.base = reinterpret_cast<uint8_t*>(address);
     c.bytes = bytes;
@@ -26,6 +26,9 @@ std::shared_ptr<Store> create(uint64_t address, uint64_t bytes, uint64_t extent,
     c.node = node;
     c.incarnation = id_of(incarnation);
     c.loan_limit = loan_limit;
+    c.clock = &boottime_now;
+    c.ttl = nanos(ttl, 0);
+    c.tenant_quota = tenant_quota;
     if (!random_id(c.seed)) raise({Code::internal, "the system gives no random bits"});
     auto made = Store::create(c);
     check(made.status());
@@ -60,8 +63,9 @@ void attach(const std::shared_ptr<Store>& s, const EngineHandle& h) {
 py::tuple put(Store& s, const py::bytes& space, uint64_t generation, const Digests& digests,
               const Words& addresses, const Words& lengths, const std::optional<Words>& tokens,
               const std::optional<Words>& token_values, const std::optional<Digests>& versions,
-              const std::optional<Words>& checks) {
+              const std::optional<Words>& checks, std::optional<double> ttl) {
     store::PageBatch batch = batch_of(digests, addresses, lengths, tokens, token_values);
+    if (ttl) batch.ttl = nanos(*ttl, 0);
     if (versions) {
         require(ids(*versions).size() == batch.count && checks &&
                     static_cast<size_t>(checks->size()) == batch.count,
@@ -170,6 +174,13 @@ py::dict stats(const Store& s) {
     TENT_STAT(evicted);
     TENT_STAT(moved);
     TENT_STAT(reclaimed_extents);
+    TENT_STAT(stored_bytes);
+    TENT_STAT(moved_bytes);
+    TENT_STAT(newcomer_share);
+    TENT_STAT(ghost_hits);
+    TENT_STAT(expired);
+    TENT_STAT(quota_evicted);
+    TENT_STAT(quota_refused);
     TENT_STAT(removed);
     TENT_STAT(cleared);
     TENT_STAT(remote_commits);
@@ -258,11 +269,12 @@ StatusArray with_status(const Digests& digests, F f) {
 void bind_store(py::module_& m) {
     py::class_<Store, std::shared_ptr<Store>>(m, "NativeStore")
         .def(py::init(&create), py::arg("address"), py::arg("bytes"), py::arg("extent"), py::arg("epochs"),
-             py::arg("segment"), py::arg("node"), py::arg("incarnation"), py::arg("loan_limit"))
+             py::arg("segment"), py::arg("node"), py::arg("incarnation"), py::arg("loan_limit"),
+             py::arg("ttl") = 0.0, py::arg("tenant_quota") = 0)
         .def("attach", [](const std::shared_ptr<Store>& s, const EngineHandle& h) { attach(s, h); })
         .def("put", &put, py::arg("space"), py::arg("generation"), py::arg("digests"), py::arg("addresses"),
              py::arg("lengths"), py::arg("tokens") = py::none(), py::arg("token_values") = py::none(),
-             py::arg("versions") = py::none(), py::arg("checks") = py::none())
+             py::arg("versions") = py::none(), py::arg("checks") = py::none(), py::arg("ttl") = py::none())
         .def("get", &get, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
              py::arg("check") = true)
         .def("find", &find)
@@ -282,6 +294,15 @@ void bind_store(py::module_& m) {
              })
         .def("clear", [](Store& s, const py::bytes& space,
                          uint64_t generation) { return s.clear(id_of(space), generation); })
+        .def("assign", [](Store& s, const py::bytes& space,
+                          const py::bytes& tenant) { s.assign(id_of(space), id_of(tenant)); })
+        .def("unassigned",
+             [](const Store& s) {
+                 py::list out;
+                 for (const Id128& id : s.unassigned()) out.append(bytes_of(id));
+                 return out;
+             })
+        .def("tenant_bytes", [](Store& s, const py::bytes& tenant) { return s.tenant_bytes(id_of(tenant)); })
         .def("confirm", [](Store& s, const Digests& d) { return s.confirm(ids(d)); })
         .def("enqueue", [](Store& s, const Digests& d) { s.enqueue(ids(d)); })
         .def("enqueue_all", &Store::enqueue_all, py::call_guard<py::gil_scoped_release>())

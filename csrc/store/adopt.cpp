@@ -63,9 +63,9 @@ proto::PageList Store::list(uint64_t cursor, size_t most) const {
     EntryId id = static_cast<EntryId>(std::min<uint64_t>(cursor, index_.slots()));
     for (; id < index_.slots() && out.items.size() < most; ++id) {
         const Entry& e = index_.at(id);
-        if (!e.used || cleared(e)) continue;
+        if (!e.used || dead(e)) continue;
         out.items.push_back({e.digest, spaces_[e.space].digest, e.generation, e.offset, e.length, e.check,
-                             extents_.epoch(e.extent), e.hits, e.pins});
+                             extents_.epoch(e.extent), index_.hits(id), e.pins});
     }
     out.next = id < index_.slots() ? id : 0;
     return out;
@@ -77,7 +77,7 @@ proto::SpaceList Store::spaces() const {
     for (size_t i = 0; i < all.size(); ++i) all[i] = {spaces_[i].digest, spaces_[i].generation, 0, 0};
     for (EntryId id = 0; id < index_.slots(); ++id) {
         const Entry& e = index_.at(id);
-        if (!e.used || cleared(e)) continue;
+        if (!e.used || dead(e)) continue;
         ++all[e.space].pages;
         all[e.space].bytes += e.length;
     }

@@ -1,11 +1,17 @@
 #include "store/extents.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/switches.h"
 #include "model/types.h"
 
 namespace tent::store {
+namespace {
+
+constexpr uint32_t kTwoLogs = 8;  // extents from which on keepers have a log of their own
+
+}  // namespace
 
 Extents::Extents(uint8_t* base, uint64_t bytes, uint64_t extent_bytes, std::atomic<uint32_t>* epochs)
     : base_(base), extent_bytes_(extent_bytes), epochs_(epochs), extents_(bytes / extent_bytes) {
@@ -31,30 +37,38 @@ uint32_t Extents::take_free() {
     return kNoId;
 }
 
-bool Extents::next_filling(bool spare) {
+bool Extents::has_room(size_t log, uint64_t need) const {
+    return filling_[log] != UINT32_MAX && extents_[filling_[log]].fill + need <= extent_bytes_;
+}
+
+bool Extents::next_filling(size_t log, bool spare) {
     // With few extents there is nothing to keep back: pages are then dropped, not moved.
     uint32_t keep = spare || count() < 4 ? 0 : 1;
     if (free_ <= keep) return false;
-    if (filling_ != UINT32_MAX) seal(filling_);
-    filling_ = take_free();
-    change(filling_, ExtentState::filling);
-    ++fills_;
+    if (filling_[log] != UINT32_MAX) seal(filling_[log]);
+    filling_[log] = take_free();
+    change(filling_[log], ExtentState::filling);
+    extents_[filling_[log]].keepers = log == 1;
     return true;
 }
 
-PageStatus Extents::reserve(uint64_t length, bool spare, Slot& out) {
+PageStatus Extents::reserve(uint64_t length, bool spare, bool keeper, Slot& out) {
     if (length > extent_bytes_ || slot_bytes(length) > extent_bytes_) return PageStatus::TOO_LARGE;
     uint64_t need = slot_bytes(length);
-    if (filling_ == UINT32_MAX || extents_[filling_].fill + need > extent_bytes_) {
-        if (!next_filling(spare)) return PageStatus::NO_SPACE;
+    // A pool of few extents cannot afford the end of a second log.
+    size_t log = keeper && count() >= kTwoLogs ? 1 : 0;
+    if (!has_room(log, need) && !next_filling(log, spare)) {
+        log = 1 - log;
+        if (!has_room(log, need)) return PageStatus::NO_SPACE;
     }
-    Extent& e = extents_[filling_];
-    out = {filling_, epoch(filling_), start(filling_) + e.fill + kSlotHeader, length};
+    uint32_t extent = filling_[log];
+    Extent& e = extents_[extent];
+    out = {extent, epoch(extent), start(extent) + e.fill + kSlotHeader, length};
     e.fill += need;
     ++e.users;
     // The next header is made void first: a walk over headers must not run into what lay here in an earlier
     // epoch.
-    if (e.fill + kSlotHeader <= extent_bytes_) std::memset(base_ + start(filling_) + e.fill, 0, kSlotHeader);
+    if (e.fill + kSlotHeader <= extent_bytes_) std::memset(base_ + start(extent) + e.fill, 0, kSlotHeader);
     SlotHeader header;
     header.epoch = out.epoch;
     header.length = length;
@@ -87,7 +101,6 @@ uint32_t Extents::lend(const WriterId& writer, uint64_t loan) {
     if (free_ <= keep || (lent_count() + 1) * 2 > count()) return kNoId;
     uint32_t extent = take_free();
     change(extent, ExtentState::lent);
-    ++fills_;
     extents_[extent].writer = writer;
     extents_[extent].loan = loan;
     return extent;
@@ -128,10 +141,23 @@ void Extents::start_reclaim(uint32_t extent) {
     change(extent, ExtentState::reclaiming);
 }
 
+void Extents::pass_over(uint32_t extent) {
+    Extent& e = extents_[extent];
+    e.keepers = true;
+    e.sealed_at = ++seals_;
+    ++e.rounds;
+    e.hot_bytes = {e.hot_bytes[1], e.hot_bytes[2], 0};
+}
+
+uint64_t Extents::hot_bytes(uint32_t extent) const {
+    const Extent& e = extents_[extent];
+    return std::accumulate(e.hot_bytes.begin(), e.hot_bytes.end(), uint64_t{0});
+}
+
 void Extents::forget() {
     for (Extent& e : extents_) e = Extent{};
     free_ = count();
-    filling_ = UINT32_MAX;
+    filling_.fill(UINT32_MAX);
 }
 
 void Extents::adopt(uint32_t extent, uint64_t fill) {
@@ -144,7 +170,9 @@ void Extents::seal(uint32_t extent) {
     extents_[extent].sealed_at = ++seals_;
     extents_[extent].writer = {};
     extents_[extent].loan = 0;
-    if (filling_ == extent) filling_ = UINT32_MAX;
+    for (uint32_t& f : filling_) {
+        if (f == extent) f = UINT32_MAX;
+    }
 }
 
 void Extents::recycle(uint32_t extent) {

@@ -1,8 +1,10 @@
 // The extents of one segment: filled from the front like a log, sealed when full, reclaimed as a whole. A
-// slot is a header and a page's bytes in an extent (slot.h). Not thread-safe: the Store's mutex guards it;
-// only the epochs are read by others.
+// slot is a header and a page's bytes in an extent (slot.h). There are two logs: one of newcomers, and one of
+// pages that have proven themselves, so that what stays and what goes do not share extents. Not thread-safe:
+// the Store's mutex guards it; only the epochs are read by others.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -14,9 +16,11 @@
 
 namespace tent::store {
 
+constexpr uint32_t kMaxHits = 3;  // more say nothing about what will be read
+
 enum class ExtentState : uint8_t {
     free,
-    filling,      // the one that local puts go to
+    filling,      // the end of one of the logs
     lent,         // a writer lays pages into it
     quarantined,  // lent, and the writer is neither back nor proven gone
     sealed,
@@ -35,16 +39,18 @@ struct Extent {
     ExtentState state = ExtentState::free;
     uint32_t users = 0;       // open slots and running copies: not reclaimed while there are any
     uint64_t fill = 0;        // bytes from the start that are taken
-    uint64_t sealed_at = 0;   // rises with every sealing: age
+    uint64_t sealed_at = 0;   // rises with every sealing and every round: age
+    bool keepers = false;     // of the log of pages that have proven themselves
+    uint32_t rounds = 0;      // how often it was passed over: each takes a hit from all its pages
     uint64_t live_bytes = 0;  // of committed pages
     uint32_t live_pages = 0;
-    uint32_t head = UINT32_MAX;  // the index's list of its pages
-    uint32_t pinned = 0;         // pages with pins
-    int64_t lease_until = 0;     // the latest read lease in it
-    uint64_t heat = 0;           // bytes stored or read, as of `heat_tick` (see Store::heat)
-    uint64_t heat_tick = 0;
-    bool recycle_when_idle = false;  // reclaimed, but a copy out of it is still running
-    WriterId writer;                 // lent or quarantined: to whom, under which number
+    std::array<uint64_t, kMaxHits> hot_bytes{};  // of pages with 1, 2 and 3 hits
+    uint32_t head = UINT32_MAX;                  // the index's list of its pages
+    uint32_t pinned = 0;                         // pages with pins
+    int64_t lease_until = 0;                     // the latest read lease in it
+    int64_t expires = 0;                         // no page of it expires before; 0: none does
+    bool recycle_when_idle = false;              // reclaimed, but a copy out of it is still running
+    WriterId writer;                             // lent or quarantined: to whom, under which number
     uint64_t loan = 0;
 };
 
@@ -65,12 +71,11 @@ class Extents {
     uint8_t* bytes_at(uint64_t offset) const { return base_ + offset; }
     uint8_t* header_at(uint64_t offset) const { return base_ + offset - kSlotHeader; }
     uint32_t free_count() const { return free_; }
-    uint64_t fills() const { return fills_; }  // extents begun so far: the clock of recency
 
-    // Room in the filling extent, or in a free one after sealing it. STORED, TOO_LARGE or NO_SPACE. `spare`:
-    // may take the extent that is kept back so that reclaiming can move pages. Counts as a user until
-    // close_slot().
-    PageStatus reserve(uint64_t length, bool spare, Slot& out);
+    // Room at the end of a log, in a free extent after sealing the last where that is full, or in the other
+    // log where there is none. STORED, TOO_LARGE or NO_SPACE. `spare`: may take the extent that is kept back
+    // so that reclaiming can move pages. Counts as a user until close_slot().
+    PageStatus reserve(uint64_t length, bool spare, bool keeper, Slot& out);
     // Ends a reservation; a dropped one gives its room back when it was the last.
     void close_slot(const Slot& slot, bool committed);
     bool current(const Slot& slot) const;  // does the slot still mean what it meant?
@@ -84,6 +89,9 @@ class Extents {
     void quarantine(uint32_t extent);
     void seal(uint32_t extent);
     void start_reclaim(uint32_t extent);
+    // Passes a sealed extent over: it is as if all its pages had been moved to the end of the keepers' log.
+    void pass_over(uint32_t extent);
+    uint64_t hot_bytes(uint32_t extent) const;
     // Rebuilding: everything is free again (epochs stay); an extent holds slots up to `fill`.
     void forget();
     void adopt(uint32_t extent, uint64_t fill);
@@ -93,7 +101,8 @@ class Extents {
 
   private:
     void change(uint32_t extent, ExtentState to);
-    bool next_filling(bool spare);
+    bool has_room(size_t log, uint64_t need) const;
+    bool next_filling(size_t log, bool spare);
     uint32_t take_free();
 
     uint8_t* base_;
@@ -101,9 +110,9 @@ class Extents {
     std::unique_ptr<std::atomic<uint32_t>[]> own_epochs_;
     std::atomic<uint32_t>* epochs_;
     std::vector<Extent> extents_;
-    uint32_t filling_ = UINT32_MAX;
+    std::array<uint32_t, 2> filling_ = {UINT32_MAX, UINT32_MAX};  // newcomers, keepers
     uint32_t free_ = 0;
-    uint64_t seals_ = 0, fills_ = 0;
+    uint64_t seals_ = 0;
 };
 
 }  // namespace tent::store

@@ -1,5 +1,7 @@
 #include "store/index.h"
 
+#include <algorithm>
+
 namespace tent::store {
 
 // Digests are BLAKE2b: any eight of their bytes are a good hash.
@@ -75,8 +77,31 @@ void Index::forget() {
     size_ = 0;
 }
 
-void Index::move(EntryId id, const Slot& to) {
+uint32_t Index::hits(EntryId id) const {
+    const Entry& e = slab_[id];
+    uint32_t passed = extents_.at(e.extent).rounds - e.round;
+    return e.hits > passed ? e.hits - passed : 0;
+}
+
+void Index::set_hits(EntryId id, uint32_t hits_now) {
+    Entry& e = slab_[id];
+    Extent& extent = extents_.at(e.extent);
+    uint32_t before = hits(id), after = std::min(hits_now, kMaxHits);
+    if (before > 0) extent.hot_bytes[before - 1] -= e.length;
+    if (after > 0) extent.hot_bytes[after - 1] += e.length;
+    e.hits = static_cast<uint8_t>(after);
+    e.round = extent.rounds;
+}
+
+void Index::set_expiry(EntryId id, Nanos expires) {
+    Extent& extent = extents_.at(slab_[id].extent);
+    slab_[id].expires = expires;
+    if (expires != 0 && (extent.expires == 0 || expires < extent.expires)) extent.expires = expires;
+}
+
+void Index::move(EntryId id, const Slot& to, uint32_t hits_there) {
     unlink(id);
+    slab_[id].hits = static_cast<uint8_t>(std::min(hits_there, kMaxHits));
     slab_[id].extent = to.extent;
     slab_[id].offset = to.offset;
     link(id);
@@ -91,6 +116,9 @@ void Index::link(EntryId id) {
     extent.head = id;
     extent.live_bytes += e.length;
     ++extent.live_pages;
+    e.round = extent.rounds;
+    if (e.hits > 0) extent.hot_bytes[e.hits - 1] += e.length;
+    set_expiry(id, e.expires);
 }
 
 void Index::unlink(EntryId id) {
@@ -104,6 +132,8 @@ void Index::unlink(EntryId id) {
     if (e.next != kNoEntry) slab_[e.next].previous = e.previous;
     extent.live_bytes -= e.length;
     --extent.live_pages;
+    uint32_t counted = hits(id);
+    if (counted > 0) extent.hot_bytes[counted - 1] -= e.length;
 }
 
 }  // namespace tent::store

@@ -25,13 +25,16 @@ struct Entry {
     uint64_t check = 0;
     uint64_t generation = 0;
     Nanos lease_until = 0;
+    Nanos expires = 0;   // 0: never
     uint32_t space = 0;  // index into the store's table of namespaces
     uint32_t extent = 0;
     uint32_t pins = 0;
-    uint32_t hits = 0;
+    uint32_t round = 0;                            // of its extent when `hits` was counted
     EntryId next = kNoEntry, previous = kNoEntry;  // in its extent
+    EntryId younger = kNoEntry, older = kNoEntry;  // of its tenant, see Tenants
     Publication publication = Publication::queued;
     bool used = false;
+    uint8_t hits = 0;  // at most kMaxHits; Index::hits says what they still count for
 };
 
 class Index {
@@ -43,8 +46,12 @@ class Index {
     // `entry.digest` must not be there yet. kNoEntry when the index is full. Links it into its extent.
     EntryId insert(const Entry& entry);
     void erase(EntryId id);
-    // The page now lies elsewhere.
-    void move(EntryId id, const Slot& to);
+    // The page now lies elsewhere, and begins there with so many hits.
+    void move(EntryId id, const Slot& to, uint32_t hits);
+    // Reads of the page, less one for each time that its extent was passed over since.
+    uint32_t hits(EntryId id) const;
+    void set_hits(EntryId id, uint32_t hits);
+    void set_expiry(EntryId id, Nanos expires);
     Entry& at(EntryId id) { return slab_[id]; }
     const Entry& at(EntryId id) const { return slab_[id]; }
     void forget();

@@ -63,7 +63,10 @@ std::vector<PageStatus> Store::commit_lent(const WriterId& writer, const proto::
         if (!extents_.accept(extent, item.offset, item.length)) {
             status[i] = PageStatus::REFUSED;
         } else {
-            status[i] = insert(space, request.generation, slot, item.digest, next_version(), item.check);
+            status[i] = admit(space, item.length, 0);
+            if (status[i] == PageStatus::STORED) {
+                status[i] = insert(space, request.generation, slot, item.digest, next_version(), item.check);
+            }
             if (status[i] == PageStatus::STORED) {
                 queue_.push_back(item.digest);
                 work_.notify_all();

@@ -58,6 +58,7 @@ std::vector<Published> Store::take_unpublished(size_t most) {
 
 std::vector<Published> Store::take_unpublish(size_t most) {
     std::lock_guard lock(mutex_);
+    expire();
     size_t n = std::min(most, unpublish_.size());
     std::vector<Published> out(std::make_move_iterator(unpublish_.end() - static_cast<ptrdiff_t>(n)),
                                std::make_move_iterator(unpublish_.end()));

@@ -1,55 +1,120 @@
-// How the Store gets room: the coldest sealed extent is emptied and its memory used again, under a new epoch.
-// And how an index is rebuilt from what lies in the extents.
+// How the Store gets room: a sealed extent is emptied and its memory used again, under a new epoch. What goes
+// is decided as S3-FIFO does (new pages pass a small queue, those read in it go to the large one, pages that
+// come back soon after they left go there at once), an extent at a time and with three changes: the share of
+// the newcomers follows what comes back, from which queue; the large queue remembers what left it too; and an
+// extent that is mostly hot stays where it lies, for the bytes that may be moved are a share of those stored.
 #include <algorithm>
+#include <array>
 
 #include "base/switches.h"
 #include "store/store.h"
 
 namespace tent::store {
+namespace {
 
-// Heat is bytes stored or read lately. It is halved whenever an eighth of the extents has been filled since.
-uint64_t Store::heat(const Extent& extent) const {
-    uint64_t age = (extents_.fills() - extent.heat_tick) / std::max<uint64_t>(1, extents_.count() / 8);
-    return age >= 64 ? 0 : extent.heat >> age;
-}
+constexpr size_t kLook = 32;      // extents looked at to find one that is mostly cold
+constexpr uint64_t kHoles = 4;    // an extent with a quarter of its room in holes is compacted
+constexpr uint64_t kMovable = 8;  // of an extent all but so much of it may be moved, or nothing would be won
 
-uint32_t Store::coldest(Nanos now) const {
-    uint32_t best = kNoId;
+// The extents that were sealed longest ago, in order.
+class Oldest {
+  public:
+    void offer(uint32_t extent, uint64_t sealed_at) {
+        size_t at = count_;
+        while (at > 0 && when_[at - 1] > sealed_at) --at;
+        if (at == kLook) return;
+        count_ = std::min(count_ + 1, kLook);
+        for (size_t i = count_ - 1; i > at; --i) {
+            when_[i] = when_[i - 1];
+            extent_[i] = extent_[i - 1];
+        }
+        when_[at] = sealed_at;
+        extent_[at] = extent;
+    }
+    bool done() const { return next_ == count_; }
+    uint32_t next() { return extent_[next_++]; }
+
+  private:
+    std::array<uint64_t, kLook> when_{};
+    std::array<uint32_t, kLook> extent_{};
+    size_t count_ = 0, next_ = 0;
+};
+
+}  // namespace
+
+// Which extent is emptied: the one that was sealed longest ago, of the newcomers where they take more than
+// their share, else of the keepers. One with more hot bytes than may be moved is passed over; where that goes
+// for all that were looked at, the one with the fewest.
+uint32_t Store::victim(Nanos now, uint64_t limit) {
+    Oldest oldest[2];
+    uint64_t newcomers = 0;
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         const Extent& e = extents_.at(i);
-        if (e.state != ExtentState::sealed || e.users > 0 || e.pinned > 0) continue;
+        if (!e.keepers) newcomers += e.live_bytes;
+        if (!reclaimable(e, now)) continue;
         if (e.live_pages == 0) return i;
-        if (e.lease_until > now) continue;
-        if (best != kNoId) {
-            const Extent& b = extents_.at(best);
-            uint64_t mine = heat(e), theirs = heat(b);
-            if (mine > theirs || (mine == theirs && e.sealed_at > b.sealed_at)) continue;
-        }
-        best = i;
+        oldest[e.keepers ? 1 : 0].offer(i, e.sealed_at);
+    }
+    std::array<uint32_t, kLook> passed{};
+    size_t looked = 0;
+    uint32_t best = kNoId;
+    while (looked < kLook && !(oldest[0].done() && oldest[1].done())) {
+        bool keepers = oldest[0].done() || (newcomers < newcomer_share_ && !oldest[1].done());
+        uint32_t i = oldest[keepers ? 1 : 0].next();
+        if (!keepers) newcomers -= extents_.at(i).live_bytes;
+        if (best == kNoId || extents_.hot_bytes(i) < extents_.hot_bytes(best)) best = i;
+        if (extents_.hot_bytes(best) <= limit) break;
+        passed[looked++] = i;
+    }
+    for (size_t k = 0; k < looked; ++k) {
+        if (passed[k] != best) extents_.pass_over(passed[k]);
     }
     return best;
 }
 
-// Room for the pages that were read since they came, the most read first.
-std::vector<Store::Pending> Store::choose_moves(uint32_t extent, uint64_t budget) {
+bool Store::reclaimable(const Extent& e, Nanos now) const {
+    return e.state == ExtentState::sealed && e.users == 0 && e.pinned == 0 &&
+           (e.lease_until <= now || e.live_pages == 0);
+}
+
+// The extent of whose room pages that were dropped (removed, expired, cleared, over a quota) hold most, if
+// that is enough to move what is left: room that costs nobody a page.
+uint32_t Store::holey(Nanos now, uint64_t move_bytes) const {
+    uint32_t best = kNoId;
+    for (uint32_t i = 0; i < extents_.count(); ++i) {
+        const Extent& e = extents_.at(i);
+        if (!reclaimable(e, now) || e.live_bytes > move_bytes) continue;
+        uint64_t live = e.live_bytes + e.live_pages * kSlotHeader;
+        if (e.fill < live + extents_.extent_bytes() / kHoles) continue;
+        if (best == kNoId || e.live_bytes < extents_.at(best).live_bytes) best = i;
+    }
+    return best;
+}
+
+// Room for the pages that were read, the most read first; for all of them where it `keeps` the extent's
+// pages.
+std::vector<Store::Pending> Store::choose_moves(uint32_t extent, uint64_t budget, bool keeps) {
     std::vector<EntryId> hot;
     for (EntryId id = extents_.at(extent).head; id != kNoEntry; id = index_.at(id).next) {
-        if (index_.at(id).hits > 0 && !cleared(index_.at(id))) hot.push_back(id);
+        if ((keeps || index_.hits(id) > 0) && !dead(index_.at(id))) hot.push_back(id);
     }
     std::sort(hot.begin(), hot.end(), [&](EntryId a, EntryId b) {
-        const Entry &x = index_.at(a), &y = index_.at(b);
-        return x.hits != y.hits ? x.hits > y.hits : x.offset < y.offset;
+        uint32_t x = index_.hits(a), y = index_.hits(b);
+        return x != y ? x > y : index_.at(a).offset < index_.at(b).offset;
     });
     std::vector<Pending> moves;
     for (EntryId id : hot) {
         const Entry& e = index_.at(id);
         if (e.length > budget) continue;
         Pending move;
-        if (extents_.reserve(e.length, true, move.slot) != PageStatus::STORED) break;
+        bool keeper = extents_.at(extent).keepers || index_.hits(id) > 0;
+        if (extents_.reserve(e.length, true, keeper, move.slot) != PageStatus::STORED) break;
         budget -= e.length;
         move.digest = e.digest;
         move.check = e.check;
         move.from = e.offset;
+        // What proved itself as a newcomer has to be read again; a keeper has used up one of its hits.
+        move.hits = keeps ? index_.hits(id) : extents_.at(extent).keepers ? index_.hits(id) - 1 : 0;
         moves.push_back(move);
     }
     return moves;
@@ -82,8 +147,7 @@ void Store::finish_move(const Pending& move, Reclaim& out) {
     }
     Entry& e = index_.at(id);
     Bytes before = record_of(e);
-    index_.move(id, move.slot);
-    e.hits = 0;  // it has to be read again to be moved again
+    index_.move(id, move.slot, move.hits);
     SlotHeader header;
     header.mark = kMarkCommitted;
     header.epoch = move.slot.epoch;
@@ -94,6 +158,7 @@ void Store::finish_move(const Pending& move, Reclaim& out) {
     write_header(extents_.header_at(e.offset), header);
     extents_.close_slot(move.slot, true);
     ++counts_.moved;
+    counts_.moved_bytes += e.length;
     if (e.publication == Publication::published)
         out.moved.push_back({e.digest, std::move(before), record_of(e)});
 }
@@ -103,10 +168,19 @@ Reclaim Store::begin_reclaim(Nanos now, uint64_t move_bytes) {
     std::vector<Pending> moves;
     {
         std::lock_guard lock(mutex_);
-        out.extent = coldest(now);
+        move_bytes = std::min(move_bytes, extents_.extent_bytes() / kMovable * (kMovable - 1));
+        out.extent = holey(now, move_bytes);
+        bool keeps = out.extent != kNoId;
+        if (!keeps) {
+            move_bytes = std::min(move_bytes, move_credit_);
+            out.extent = victim(now, move_bytes);
+        }
         if (out.extent == kNoId) return out;
         extents_.start_reclaim(out.extent);
-        moves = choose_moves(out.extent, move_bytes);
+        moves = choose_moves(out.extent, move_bytes, keeps);
+        if (!keeps) {
+            for (const Pending& move : moves) move_credit_ -= move.slot.length;
+        }
     }
     copy_moves(moves);
     std::lock_guard lock(mutex_);
@@ -115,7 +189,8 @@ Reclaim Store::begin_reclaim(Nanos now, uint64_t move_bytes) {
         EntryId id = extents_.at(out.extent).head;
         const Entry& e = index_.at(id);
         if (e.publication == Publication::published) out.unpublish.push_back(published(e));
-        index_.erase(id);
+        ghosts_.note(e.digest, extents_.at(out.extent).keepers, index_.size());
+        forget(id);
         ++counts_.evicted;
     }
     return out;
@@ -130,50 +205,6 @@ void Store::finish_reclaim(uint32_t extent) {
     } else {
         extents_.recycle(extent);
     }
-}
-
-// ---- rebuilding
-
-size_t Store::rebuild_extent(uint32_t extent) {
-    uint64_t first = extents_.start(extent), at = 0;
-    size_t found = 0;
-    uint32_t epoch = 0;
-    while (at + kSlotHeader <= extents_.extent_bytes()) {
-        SlotHeader h = read_header(extents_.bytes_at(first + at));
-        if (h.magic != kSlotMagic || h.format != kSlotVersion || h.epoch == 0) break;
-        if (at == 0) epoch = h.epoch;
-        if (h.epoch != epoch || h.length > extents_.extent_bytes() ||
-            !within(at, slot_bytes(h.length), extents_.extent_bytes())) {
-            break;
-        }
-        if (h.mark == kMarkCommitted && h.length > 0 && index_.find(h.digest) == kNoEntry) {
-            Entry e;
-            e.digest = h.digest;
-            e.version = h.version;
-            e.offset = first + at + kSlotHeader;
-            e.length = h.length;
-            e.check = h.check;
-            e.extent = extent;
-            found += index_.insert(e) != kNoEntry;
-        }
-        at += slot_bytes(h.length);
-    }
-    if (at > 0) {
-        extents_.set_epoch(extent, std::max(epoch, extents_.epoch(extent)));
-        extents_.adopt(extent, at);
-    }
-    return found;
-}
-
-size_t Store::rebuild() {
-    std::lock_guard lock(mutex_);
-    extents_.forget();
-    index_.forget();
-    queue_.clear();
-    unpublish_.clear();
-    size_t found = 0;
-    for (uint32_t i = 0; i < extents_.count(); ++i) found += rebuild_extent(i);
-    return found;
 }
 
 }  // namespace tent::store

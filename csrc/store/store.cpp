@@ -9,6 +9,11 @@ namespace {
 
 constexpr size_t kMaxSpaces = 65536;
 constexpr uint64_t kMinPage = 4096;
+// Newcomers have a tenth of the pool to begin with, and then between the two limits (per cent).
+constexpr uint64_t kFirstShare = 10, kLeastShare = 2, kMostShare = 95;
+constexpr uint64_t kShareStep = 4;   // a page that came back changes the share by this part of its bytes
+constexpr uint64_t kMovesShare = 2;  // of the bytes stored, this part may be moved
+constexpr uint64_t kMostCredit = 4;  // extents: moves saved up
 // Beyond it (the directory has been away for long) records are left to whoever meets them: their epoch tells.
 constexpr size_t kMaxUnpublish = 65536;
 
@@ -62,6 +67,8 @@ Store::Store(const StoreConfig& config)
       extents_(config.base, config.bytes, config.extent_bytes, config.epochs),
       index_(extents_, config.max_pages != 0 ? config.max_pages : config.bytes / kMinPage) {
     spaces_.push_back({});  // pages rebuilt from headers
+    newcomer_share_ = config.bytes / 100 * kFirstShare;
+    move_credit_ = config.extent_bytes;
 }
 
 // ---- small things, mutex held
@@ -81,7 +88,7 @@ bool Store::cleared(const Entry& entry) const {
 
 EntryId Store::live(const Id128& digest) const {
     EntryId id = index_.find(digest);
-    return id != kNoEntry && cleared(index_.at(id)) ? kNoEntry : id;
+    return id != kNoEntry && dead(index_.at(id)) ? kNoEntry : id;
 }
 
 Id128 Store::next_version() {
@@ -117,19 +124,27 @@ void Store::drop(EntryId id) {
     }
     if (e.pins > 0) --extents_.at(e.extent).pinned;
     write_mark(extents_.header_at(e.offset), kMarkDropped);
+    forget(id);
+}
+
+void Store::forget(EntryId id) {
+    tenants_.take(spaces_[index_.at(id).space].tenant, id);
     index_.erase(id);
 }
 
-void Store::warm(uint32_t extent, uint64_t bytes) {
-    Extent& e = extents_.at(extent);
-    e.heat = heat(e) + bytes;
-    e.heat_tick = extents_.fills();
-}
-
-void Store::hit(EntryId id) {
-    Entry& e = index_.at(id);
-    if (e.hits < UINT32_MAX) ++e.hits;
-    warm(e.extent, e.length);
+// A page that left not long ago goes to the keepers, and says of which kind of pages more should stay.
+PageStatus Store::reserve_one(const Id128& digest, uint64_t length, Slot& out) {
+    Ghosts::Kind left = ghosts_.find(digest);
+    PageStatus status = extents_.reserve(length, false, left != Ghosts::Kind::none, out);
+    if (status != PageStatus::STORED || left == Ghosts::Kind::none) return status;
+    ghosts_.forget(digest);
+    ++counts_.ghost_hits;
+    uint64_t least = config_.bytes / 100 * kLeastShare, most = config_.bytes / 100 * kMostShare;
+    uint64_t step = length / kShareStep;
+    newcomer_share_ = left == Ghosts::Kind::newcomer
+                          ? std::min(most, newcomer_share_ + step)
+                          : std::max(least, newcomer_share_ - std::min(newcomer_share_, step));
+    return status;
 }
 
 void Store::release(uint32_t extent) {
@@ -145,7 +160,7 @@ PageStatus Store::insert(uint32_t space, uint64_t generation, const Slot& slot, 
         return PageStatus::CLEARED;
     EntryId id = index_.find(digest);
     if (id != kNoEntry) {
-        if (!cleared(index_.at(id))) return PageStatus::PRESENT;
+        if (!dead(index_.at(id))) return PageStatus::PRESENT;
         drop(id);
     }
     Entry entry;
@@ -157,8 +172,12 @@ PageStatus Store::insert(uint32_t space, uint64_t generation, const Slot& slot, 
     entry.generation = generation;
     entry.space = space;
     entry.extent = slot.extent;
-    if (index_.insert(entry) == kNoEntry) return PageStatus::NO_SPACE;
-    warm(slot.extent, slot.length);  // what is new had no time to be read yet
+    entry.expires = expiry(config_.ttl);
+    id = index_.insert(entry);
+    if (id == kNoEntry) return PageStatus::NO_SPACE;
+    tenants_.add(spaces_[space].tenant, id);
+    counts_.stored_bytes += slot.length;
+    move_credit_ = std::min(move_credit_ + slot.length / kMovesShare, kMostCredit * extents_.extent_bytes());
     SlotHeader header;
     header.mark = kMarkCommitted;
     header.epoch = slot.epoch;
@@ -182,14 +201,22 @@ PageStatus Store::commit_one(uint32_t space, uint64_t generation, const Commit& 
 
 void Store::reserve(std::span<const uint64_t> lengths, std::span<Slot> slots, std::span<PageStatus> status) {
     std::lock_guard lock(mutex_);
-    for (size_t i = 0; i < lengths.size(); ++i) status[i] = extents_.reserve(lengths[i], false, slots[i]);
+    for (size_t i = 0; i < lengths.size(); ++i)
+        status[i] = extents_.reserve(lengths[i], false, false, slots[i]);
 }
 
 void Store::commit(const Id128& space, uint64_t generation, std::span<const Commit> pages,
                    std::span<PageStatus> status) {
     std::lock_guard lock(mutex_);
     uint32_t s = space_of(space);
-    for (size_t i = 0; i < pages.size(); ++i) status[i] = commit_one(s, generation, pages[i]);
+    for (size_t i = 0; i < pages.size(); ++i) {
+        status[i] = admit(s, pages[i].slot.length, 0);
+        if (status[i] == PageStatus::STORED) {
+            status[i] = commit_one(s, generation, pages[i]);
+        } else if (extents_.current(pages[i].slot)) {
+            extents_.close_slot(pages[i].slot, false);
+        }
+    }
 }
 
 void Store::abort(std::span<const Slot> slots) {
@@ -201,6 +228,7 @@ void Store::abort(std::span<const Slot> slots) {
 
 void Store::reserve_puts(uint32_t space, uint64_t generation, const PageBatch& batch,
                          std::vector<Pending>& pending, std::span<PageStatus> status) {
+    uint64_t ahead = 0;
     for (size_t i = 0; i < batch.count; ++i) {
         Pending p;
         p.row = i;
@@ -209,8 +237,12 @@ void Store::reserve_puts(uint32_t space, uint64_t generation, const PageBatch& b
             status[i] = PageStatus::PRESENT;
             continue;
         }
-        status[i] = extents_.reserve(page_bytes(batch, i), false, p.slot);
+        uint64_t bytes = page_bytes(batch, i);
+        status[i] = admit(space, bytes, ahead);
+        if (status[i] == PageStatus::STORED) status[i] = reserve_one(p.digest, bytes, p.slot);
         if (status[i] != PageStatus::STORED) continue;
+        ahead += bytes;
+        p.ttl = batch.ttl;
         // Committing before the bytes are in place is what this protection forbids.
         if (!protection_on(Protection::commit))
             insert(space, generation, p.slot, p.digest, next_version(), 0);
@@ -232,6 +264,8 @@ void Store::commit_puts(uint32_t space, uint64_t generation, const std::vector<P
             status[p.row] = p.version == Id128{} ? PageStatus::UNSTABLE : PageStatus::CHECK_FAILED;
         } else {
             status[p.row] = commit_one(space, generation, {p.slot, p.digest, p.check, p.version});
+            bool own_ttl = status[p.row] == PageStatus::STORED && p.ttl >= 0;
+            if (own_ttl) index_.set_expiry(index_.find(p.digest), expiry(p.ttl));
         }
     }
     for (size_t i = 0; i < status.size(); ++i) {
@@ -295,11 +329,12 @@ void Store::get(const PageBatch& batch, bool check, std::span<PageStatus> status
             status[i] = PageStatus::ABSENT;
             if (id == kNoEntry) continue;
             const Entry& e = index_.at(id);
+            if (expired(e)) continue;
             status[i] = cleared(e)                         ? PageStatus::CLEARED
                         : e.length != page_bytes(batch, i) ? PageStatus::LENGTH_MISMATCH
                                                            : PageStatus::HIT;
             if (status[i] != PageStatus::HIT) continue;
-            hit(id);
+            index_.set_hits(id, index_.hits(id) + 1);
             p.slot = {e.extent, extents_.epoch(e.extent), e.offset, e.length};
             p.check = e.check;
             ++extents_.at(e.extent).users;
@@ -332,7 +367,7 @@ void Store::find(std::span<const Id128> digests, std::span<PageStatus> status,
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < digests.size(); ++i) {
         EntryId id = index_.find(digests[i]);
-        if (id == kNoEntry) {
+        if (id == kNoEntry || expired(index_.at(id))) {
             status[i] = PageStatus::ABSENT;
         } else if (cleared(index_.at(id))) {
             status[i] = PageStatus::CLEARED;
@@ -381,7 +416,7 @@ void Store::note_hits(std::span<const Id128> digests) {
     std::lock_guard lock(mutex_);
     for (const Id128& d : digests) {
         EntryId id = live(d);
-        if (id != kNoEntry) hit(id);
+        if (id != kNoEntry) index_.set_hits(id, index_.hits(id) + 1);
     }
 }
 
@@ -425,7 +460,9 @@ StoreStats Store::stats() const {
     s.capacity = s.extents * s.extent_bytes;
     s.pages = index_.size();
     s.free_extents = extents_.free_count();
-    s.overhead_bytes = index_.memory() + index_.size() * kSlotHeader + extents_.count() * sizeof(Extent);
+    s.overhead_bytes =
+        index_.memory() + index_.size() * kSlotHeader + extents_.count() * sizeof(Extent) + ghosts_.memory();
+    s.newcomer_share = newcomer_share_;
     for (uint32_t i = 0; i < extents_.count(); ++i) {
         const Extent& e = extents_.at(i);
         s.live_bytes += e.live_bytes;

@@ -1,9 +1,9 @@
 // The page store of one node: extents, headers and index tied together. Batches in, batches out.
 //
 // Thread-safety: every method may be called from any thread; one mutex guards the bookkeeping and is never
-// held while page bytes are copied. No thread, socket or clock in here: `now` comes in, copying may be spread
-// by an executor. Memory: the segment (and the epochs, if given) belong to the caller and must outlive the
-// Store. Errors: every page has a PageStatus; nothing throws for a fault of the world.
+// held while page bytes are copied. No thread, socket or clock in here: `now`, or a clock, comes in, copying
+// may be spread by an executor. Memory: the segment (and the epochs, if given) belong to the caller and must
+// outlive the Store. Errors: every page has a PageStatus; nothing throws for a fault of the world.
 #pragma once
 
 #include <atomic>
@@ -20,9 +20,11 @@
 #include "base/status.h"
 #include "store/copy.h"
 #include "store/extents.h"
+#include "store/ghosts.h"
 #include "store/index.h"
 #include "store/lending.h"
 #include "store/record.h"
+#include "store/tenants.h"
 
 namespace tent::store {
 
@@ -37,6 +39,9 @@ struct StoreConfig {
     Id128 seed{};                       // random bits: version ids are drawn from it
     size_t max_pages = 0;               // bound of the index; 0: one page per 4 KiB
     uint64_t loan_limit = 64ull << 20;  // bytes lent to one writer at a time (at least one extent)
+    Nanos (*clock)() = nullptr;         // for times to live; null: it stands still
+    Nanos ttl = 0;                      // how long a page stays whose put does not say; 0: no limit
+    uint64_t tenant_quota = 0;          // bytes of pages that one tenant may have here; 0: no limit
 };
 
 // N pages of P parts each, as flat arrays: digests N x 16 bytes, addresses and lengths N x P.
@@ -53,6 +58,7 @@ struct PageBatch {
     // page whose bytes come out otherwise is CHECK_FAILED. Null: the pages are new.
     const uint8_t* versions = nullptr;
     const uint64_t* checks = nullptr;
+    Nanos ttl = -1;  // put: how long the pages stay; 0: no limit; below: as the store's configuration says
 };
 
 struct Commit {
@@ -98,6 +104,8 @@ struct StoreStats {
     uint64_t stored = 0, present = 0, unstable = 0, no_space = 0, local_hits = 0, local_misses = 0,
              check_failed = 0;
     uint64_t evicted = 0, moved = 0, reclaimed_extents = 0, removed = 0, cleared = 0;
+    uint64_t stored_bytes = 0, moved_bytes = 0, newcomer_share = 0, ghost_hits = 0, expired = 0,
+             quota_evicted = 0, quota_refused = 0;
     uint64_t remote_commits = 0, remote_refused = 0, queued = 0, unpublishing = 0, pinned_pages = 0;
 };
 
@@ -148,6 +156,7 @@ class Store {
     void enqueue(std::span<const Id128> digests);
     void enqueue_all();
     std::vector<Published> take_unpublished(size_t most);
+    // Pages whose time is over are dropped first.
     std::vector<Published> take_unpublish(size_t most);
     // Blocks the upkeep's thread until something is queued, wake() was called since the last return, or
     // `timeout`.
@@ -155,10 +164,19 @@ class Store {
     void wake();
 
     // ---- reclaiming
-    // Starts on the coldest sealed extent without pins, leases or users; pages read since they came are
-    // moved, up to `move_bytes`. Reclaim::extent is kNoId when there is none.
+    // Starts on a sealed extent without pins, leases or users (reclaim.cpp says which); pages that were read
+    // are moved, up to `move_bytes` and to half of the bytes stored over time. Reclaim::extent is kNoId when
+    // there is none.
     Reclaim begin_reclaim(Nanos now, uint64_t move_bytes);
     void finish_reclaim(uint32_t extent);
+
+    // ---- tenants
+    // The namespace's pages are the tenant's. Beyond its quota a put first evicts pages of that tenant, those
+    // not read lately and the oldest; it is QUOTA where none may go.
+    void assign(const Id128& space, const Id128& tenant);
+    uint64_t tenant_bytes(const Id128& tenant);
+    // Namespaces whose tenant is not known here.
+    std::vector<Id128> unassigned() const;
 
     // ---- lending to writers in other processes; a writer is known by its session, and its limit counts by
     // incarnation
@@ -210,6 +228,7 @@ class Store {
     struct Space {
         Id128 digest{};
         uint64_t generation = 0;
+        uint32_t tenant = 0;
     };
     // A page between reservation and commit, or held while it is copied.
     struct Pending {
@@ -220,17 +239,26 @@ class Store {
         uint64_t check = 0;
         uint64_t from = 0;  // moves: where its bytes lay
         Id128 version{};    // copies
+        uint32_t hits = 0;  // moves: that it keeps
+        Nanos ttl = -1;
         bool good = true;
     };
     uint32_t space_of(const Id128& digest);
     bool cleared(const Entry& entry) const;
+    bool dead(const Entry& entry) const { return cleared(entry) || expired(entry); }
+    Nanos now() const;
+    bool expired(const Entry& entry) const;
+    Nanos expiry(Nanos ttl) const;
+    void expire();
+    PageStatus admit(uint32_t space, uint64_t length, uint64_t ahead);
+    bool make_way(uint32_t tenant, uint64_t most);
     EntryId live(const Id128& digest) const;
     PageStatus commit_one(uint32_t space, uint64_t generation, const Commit& page);
     PageStatus insert(uint32_t space, uint64_t generation, const Slot& slot, const Id128& digest,
                       const Id128& version, uint64_t check);
     void drop(EntryId id);
-    void hit(EntryId id);
-    void warm(uint32_t extent, uint64_t bytes);
+    void forget(EntryId id);
+    PageStatus reserve_one(const Id128& digest, uint64_t length, Slot& out);
     void release(uint32_t extent);
     Bytes record_of(const Entry& entry) const;
     Published published(const Entry& entry) const;
@@ -239,9 +267,10 @@ class Store {
                       std::vector<Pending>& pending, std::span<PageStatus> status);
     void commit_puts(uint32_t space, uint64_t generation, const std::vector<Pending>& pending,
                      std::span<PageStatus> status);
-    uint32_t coldest(Nanos now) const;
-    uint64_t heat(const Extent& extent) const;
-    std::vector<Pending> choose_moves(uint32_t extent, uint64_t budget);
+    bool reclaimable(const Extent& extent, Nanos now) const;
+    uint32_t victim(Nanos now, uint64_t limit);
+    uint32_t holey(Nanos now, uint64_t move_bytes) const;
+    std::vector<Pending> choose_moves(uint32_t extent, uint64_t budget, bool keeps);
     void copy_moves(std::vector<Pending>& moves);
     void finish_move(const Pending& move, Reclaim& out);
     uint32_t loan_extent(const WriterId& writer, uint64_t loan) const;
@@ -255,6 +284,10 @@ class Store {
     bool woken_ = false;
     Extents extents_;
     Index index_;
+    Tenants tenants_{index_};
+    Ghosts ghosts_;
+    uint64_t newcomer_share_ = 0;  // bytes of newcomers from which on they go before keepers
+    uint64_t move_credit_ = 0;     // bytes that may be moved now
     std::vector<Space> spaces_;
     std::vector<Id128> queue_;          // to publish, oldest last taken first out
     std::vector<Published> unpublish_;  // to take out of the directory

@@ -33,7 +33,7 @@ class PageStatus(IntEnum):
     CANCELLED = 29  # the caller gave up
     LINK_FAILED = 30  # every route to the owner failed
     REFUSED = 31  # the owner, or a full queue, said no
-    QUOTA = 32  # the writer holds its share already
+    QUOTA = 32  # the writer, or its tenant, holds its share already
     CLOSED = 33  # the store was closed
     VERSION = 34  # written by a newer TENT
     INTERNAL = 35  # a fault of TENT itself

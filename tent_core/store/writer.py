@@ -15,14 +15,18 @@ from tent_core.store.reason import PageStatus
 from tent_core.store.retire import retire
 from tent_core.store.transfer import Control
 
-__all__ = ["Publisher", "Writer", "digest_array"]
+__all__ = ["Publisher", "Writer", "digest_array", "low_water"]
 
 Item = tuple[bytes, bytes]  # digest, record
-_MOVE_SHARE = 4  # of an extent, at most this fraction is moved when it is reclaimed
 
 
 def digest_array(digests: Sequence[bytes]) -> Digests:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
+
+
+def low_water(extents: int) -> int:
+    """Of so many extents those that upkeep keeps free, so that a put need not wait for the directory."""
+    return 0 if extents < 4 else max(2, min(8, extents // 64))
 
 
 class Publisher:
@@ -152,7 +156,7 @@ class Writer:
         self._reclaiming = threading.Lock()
         stats = context.native.stats()
         self._extents = int(stats["extents"])
-        self._move_bytes = int(stats["extent_bytes"]) // _MOVE_SHARE
+        self._move_bytes = int(stats["extent_bytes"])  # the store itself bounds what is moved
 
     def put(
         self,
@@ -182,7 +186,7 @@ class Writer:
     ) -> tuple[Statuses, list[Item]]:
         addresses, values = tokens if tokens is not None else (None, None)
         status, items = self._context.native.put(
-            space, generation, batch.digests, batch.addresses, batch.lengths, addresses, values
+            space, generation, batch.digests, batch.addresses, batch.lengths, addresses, values, ttl=batch.ttl
         )
         return status, items
 
@@ -212,11 +216,10 @@ class Writer:
 
     @property
     def low_water(self) -> int:
-        """Extents that upkeep keeps free, so that a put need not wait for the directory."""
-        return 0 if self._extents < 4 else max(2, self._extents // 16)
+        return low_water(self._extents)
 
     def reclaim(self) -> bool:
-        """Empties the coldest extent: its pages leave the directory before its memory is used again. False when none
+        """Empties an extent: its pages leave the directory before its memory is used again. False when none
         can be emptied. One at a time; whoever waited finds the room that the other made."""
         waited = not self._reclaiming.acquire(blocking=False)
         if waited:
