@@ -139,6 +139,15 @@ class StoreConfig:
     )
     prefault: bool = flag(True, "Touch the memory in the background, so that the first put is not slow.")
     check: bool = flag(True, "Verify the page check of every page read. Off only for measurements.")
+    ttl_s: int = integer(
+        0, "s", "Pages in this node's memory are misses so long after they came; 0: no limit.", high=_DAY_MS
+    )
+    tenant: str = text(
+        "", "Whose pages this process puts and finds; other tenants' pages are never found. Empty: nobody's."
+    )
+    tenant_quota_percent: int = integer(
+        0, "%", "Share of this node's memory that one tenant's pages may take; 0: any.", high=100
+    )
     place: str = text(
         "auto",
         "Where puts go: own: this process's memory; node: the 'tent node' of this host; auto: that where there is one, "

@@ -31,6 +31,7 @@ Statuses = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.intp]
 
 _MAX_PAGE = 1 << 48
+_MAX_TTL_S = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class Batch:
     addresses: Words
     lengths: Words
     totals: Words
+    ttl: float | None = None  # put: seconds that the pages stay; None: as their owner's settings say
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def rows(self, rows: Rows) -> Batch:
-        return Batch(self.digests[rows], self.addresses[rows], self.lengths[rows], self.totals[rows])
+        return Batch(
+            self.digests[rows], self.addresses[rows], self.lengths[rows], self.totals[rows], self.ttl
+        )
 
 
 def digests_of(namespace: bytes, keys: Sequence[bytes]) -> Digests:
@@ -81,7 +85,9 @@ def page_lengths(lengths: Any, count: int) -> Words:
     return totals
 
 
-def make_batch(namespace: bytes, keys: Sequence[bytes], addresses: Any, lengths: Any) -> Batch:
+def make_batch(
+    namespace: bytes, keys: Sequence[bytes], addresses: Any, lengths: Any, ttl: float | None = None
+) -> Batch:
     """Checks shapes and sizes; raises InvalidArgument. Memory is checked by `hold`."""
     digests = digests_of(namespace, keys)
     where = _words(addresses, "addresses")
@@ -107,7 +113,9 @@ def make_batch(namespace: bytes, keys: Sequence[bytes], addresses: Any, lengths:
     totals = sizes.sum(axis=1, dtype=np.uint64)
     if totals.size and int(totals.min()) == 0:
         raise InvalidArgument("a page must not be empty: its lengths add up to 0")
-    return Batch(digests, np.ascontiguousarray(where), np.ascontiguousarray(sizes), totals)
+    if ttl is not None and not 0 <= ttl <= _MAX_TTL_S:
+        raise InvalidArgument(f"a ttl is between 0 (no limit) and {_MAX_TTL_S} seconds, not {ttl}")
+    return Batch(digests, np.ascontiguousarray(where), np.ascontiguousarray(sizes), totals, ttl)
 
 
 def hold(engine: Engine, batch: Batch, *, destination: bool) -> _native.NativeHold:

@@ -36,6 +36,8 @@ def make_pool(
         engine.name,
         engine.incarnation,
         max(config.engine.quarantine, extent),
+        float(config.store.ttl_s),
+        segment.nbytes * config.store.tenant_quota_percent // 100,
     )
     native.attach(engine._native)
     prefault = Prefault(segment.address, segment.nbytes) if config.store.prefault else None

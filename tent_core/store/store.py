@@ -152,7 +152,10 @@ class PageStore:
         """Everything that changes the bytes of a page: model and revision, dtype, layout, page size, ranks, salt ...
         ``model``: what people call it, where no field does; it changes nothing, and ``tent stat`` shows it."""
         self._usable()
+        if self.config.store.tenant:
+            fields = {"tenant": self.config.store.tenant, **fields}
         space = Namespace.of(fields)
+        self._upkeep.tenants.note(space)
         if not self._context.knows(space.digest):
             try:
                 self._context.saw_generation(space.digest, self.directory.generation(space.digest))
@@ -181,15 +184,17 @@ class PageStore:
         token: Any = None,
         timeout: float | None = None,
         node: str | None = None,
+        ttl: float | None = None,
     ) -> Statuses:
         """Stores pages: STORED, PRESENT (somebody was first) or a miss reason each.
 
         ``token``: per page the address of a uint64 counter that changes when the source gets another owner; a change
         between this call and the end of the copy makes the page UNSTABLE, and it is not stored. ``node``: into that
-        node's memory, instead of where ``store.place`` says.
+        node's memory, instead of where ``store.place`` says. ``ttl``: seconds until the pages are misses
+        (0: no limit), instead of ``store.ttl_s``; of pages in another node's memory that node's setting decides.
         """
         deadline = self._deadline(timeout)
-        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token)
+        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token, ttl)
         try:
             return self._put(namespace.digest, batch, tokens, node, deadline, Control())
         finally:
@@ -225,10 +230,11 @@ class PageStore:
         token: Any = None,
         timeout: float | None = None,
         node: str | None = None,
+        ttl: float | None = None,
     ) -> StoreTransfer:
         """`put` beside the caller. Never blocks; the time-out counts from here."""
         deadline = self._deadline(timeout)
-        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token)
+        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token, ttl)
         return self._submit(
             batch,
             held,
@@ -451,10 +457,16 @@ class PageStore:
         return Deadline(self.config.engine.deadline_ms / 1000 if timeout is None else timeout)
 
     def _put_batch(
-        self, namespace: Namespace, keys: Sequence[bytes], addresses: Any, lengths: Any, token: Any
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        token: Any,
+        ttl: float | None,
     ) -> tuple[Batch, tuple[Words, Words] | None, _native.NativeHold]:
         self._usable()
-        batch = make_batch(namespace.digest, keys, addresses, lengths)
+        batch = make_batch(namespace.digest, keys, addresses, lengths, ttl)
         tokens = None if token is None else np.ascontiguousarray(token, dtype=np.uint64)
         if tokens is not None and tokens.shape != (len(batch),):
             raise InvalidArgument(f"token has shape {tokens.shape}: give the address of one counter per page")

@@ -14,6 +14,7 @@ from tent_core.store.context import Context
 from tent_core.store.lookup import Messages
 from tent_core.store.reason import PageStatus
 from tent_core.store.retire import retire
+from tent_core.store.tenants import Tenants
 from tent_core.store.writer import Publisher, Writer
 
 __all__ = ["Upkeep"]
@@ -42,6 +43,7 @@ class Upkeep:
         self._next_node = time.monotonic() + self._refresh_s
         self._next_generations = self._next_hits = 0.0
         self._name_taken = False
+        self.tenants = Tenants(context)
         self._announced = context.pool()
         store = context.config.store
         self.needs_pools = store.place != "own" or store.replicas > 1
@@ -81,6 +83,7 @@ class Upkeep:
                 self._next_pools = now + self._refresh_s + _PER_NODE_S * len(self._context.pools.nodes)
             if now >= self._next_generations:
                 self._poll_generations()
+                self.tenants.learn()
                 self._next_generations = now + _GENERATIONS_S
             more = self._unpublish()
             if self._writer is not None:
