@@ -24,7 +24,7 @@ from .common import Report, Say, quiet
 
 __all__ = ["KINDS", "interpreter", "run"]
 
-KINDS = ("memory", "tcp", "store", "directory", "sched")
+KINDS = ("memory", "tcp", "store", "directory", "sched", "hitratio")
 
 
 def interpreter(given: str | None) -> str | None:

@@ -19,6 +19,7 @@ _KINDS = {
     "store": "the page store between two processes beside memcpy",
     "directory": "the directory beside plain redis-py",
     "sched": "what scheduling a slice costs, and how that grows",
+    "hitratio": "how much of what conversations ask for a full pool still has, beside LRU, S3-FIFO and the optimum",
     "rails": "shaped rails between two hosts (network namespaces: as root): what they carry together",
     "faults": "the same rails when one is lost, slows down or comes back",
 }
@@ -45,7 +46,10 @@ def add_parser(commands: Any) -> None:
         "a virtual environment. The one that runs 'tent' where it is not given",
     )
     parser.add_argument(
-        "--page", type=Path, metavar="FOLDER", help="sched: write scheduler-cost.md and .svg there as well"
+        "--page",
+        type=Path,
+        metavar="FOLDER",
+        help="sched, hitratio: also write scheduler-cost.md or hit-ratio.md there, with a plot",
     )
     parser.set_defaults(run=run)
 
