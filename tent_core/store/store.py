@@ -16,14 +16,14 @@ import numpy as np
 
 from tent_core import _native
 from tent_core.config import Config, load_config
-from tent_core.engine import Engine, Peer, Segment
+from tent_core.engine import Engine, Segment
 from tent_core.errors import Closed, DirectoryUnavailable, Forked, InvalidArgument, TentError
 from tent_core.metrics import Registry
 from tent_core.store.batch import Batch, Statuses, Words, digests_of, hold, make_batch, page_lengths
 from tent_core.store.context import Context, Deadline
 from tent_core.store.copies import Copies
 from tent_core.store.drain import Drained, drain
-from tent_core.store.lookup import Located, Lookup, Messages, lease, locate
+from tent_core.store.lookup import Located, Lookup, lease, locate
 from tent_core.store.namespace import Namespace, Value
 from tent_core.store.peers import Peers
 from tent_core.store.place import Place
@@ -31,6 +31,7 @@ from tent_core.store.pool import make_pool
 from tent_core.store.reader import Reader
 from tent_core.store.reason import PageStatus
 from tent_core.store.remote import RemoteWriter
+from tent_core.store.remove import remove
 from tent_core.store.transfer import Control, StoreTransfer, Workers
 from tent_core.store.upkeep import Upkeep
 from tent_core.store.writer import Publisher, Writer
@@ -288,39 +289,7 @@ class PageStore:
     def remove(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
         """Takes pages out of the directory and out of their owner's memory: HIT (it was there) or a miss reason."""
         self._usable()
-        digests = digests_of(namespace.digest, keys)
-        located = locate(self._context, namespace.digest, digests, None)
-        status = located.status.copy()
-        if self._context.native is not None:
-            own = self._context.native.remove(digests)
-            status[own == PageStatus.HIT] = PageStatus.HIT
-        rows = np.flatnonzero(located.status == PageStatus.HIT).tolist()
-        items = [
-            (digests[row].tobytes(), record) for row in rows if (record := located.records[row]) is not None
-        ]
-        try:
-            if items:
-                self.directory.unpublish(items)
-        except DirectoryUnavailable:
-            self._context.lost_directory()
-            self._context.dead_records([(digest, record, b"") for digest, record in items])
-        self._remove_remote(namespace.digest, located)
-        return status
-
-    def _remove_remote(self, space: bytes, located: Located) -> None:
-        for index, (name, incarnation) in enumerate(located.nodes):
-            rows = located.owned_by(index)
-            if name == self.node_name or not len(rows):
-                continue
-            peer = self._context.peers.get(name, incarnation, self._deadline(None).left)
-            for start in range(0, len(rows), Messages.MOST):
-                if not isinstance(peer, Peer):
-                    break  # the record is gone; its owner finds out when it publishes again
-                some = located.digests[rows[start : start + Messages.MOST]]
-                try:
-                    peer.call(Messages.REMOVE, _native.remove_request(space, some), 1.0)
-                except TentError:
-                    break
+        return remove(self._context, namespace.digest, digests_of(namespace.digest, keys))
 
     def clear(self, namespace: Namespace | None = None) -> None:
         """Forgets a namespace everywhere: its generation rises, and what was published before is a miss for everybody

@@ -83,6 +83,14 @@ def test_a_dead_replica_is_passed_over(open_store: Open) -> None:
     assert all_are(reader.get(_KEYS), PageStatus.HIT) and reader.verify(_KEYS)
 
 
+def test_what_is_removed_is_gone_from_all_its_nodes(open_store: Open) -> None:
+    owner, other = _two_hosts(open_store)
+    reader = Client(open_store(capacity="0", node__host_identity="host-c"))
+    assert all_are(reader.store.remove(reader.space, _KEYS), PageStatus.HIT)
+    assert owner.store.stats()["pages"] == other.store.stats()["pages"] == 0
+    assert all_are(reader.get(_KEYS), PageStatus.ABSENT)
+
+
 def test_an_evicted_replica_leaves_the_record_and_the_page_stays(open_store: Open) -> None:
     owner, other = _two_hosts(open_store)
     other.store._context.native.remove(_digests(other))
