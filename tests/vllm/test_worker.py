@@ -54,7 +54,7 @@ class Store:
         self.answer: list[PageStatus] = []
         self.known = 0
 
-    def namespace(self, fields: dict[str, str]) -> Any:
+    def namespace(self, fields: dict[str, str], *, model: str = "") -> Any:
         return SimpleNamespace(digest=repr(sorted(fields.items())).encode())
 
     def saw_generation(self, ns: Any, generation: int) -> None:
