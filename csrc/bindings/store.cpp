@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "bindings/store_arrays.h"
+#include "store/hot_pages.h"
 
 namespace tent::bindings {
 
@@ -267,6 +268,12 @@ StatusArray with_status(const Digests& digests, F f) {
 }  // namespace
 
 void bind_store(py::module_& m) {
+    py::class_<store::HotPages>(m, "HotPages")
+        .def(py::init<uint32_t>(), py::arg("reads"))
+        .def("touch", [](store::HotPages& h, const Digests& d) {
+            std::vector<uint32_t> rows = h.touch(ids(d));
+            return py::array_t<uint32_t>(static_cast<py::ssize_t>(rows.size()), rows.data());
+        });
     py::class_<Store, std::shared_ptr<Store>>(m, "NativeStore")
         .def(py::init(&create), py::arg("address"), py::arg("bytes"), py::arg("extent"), py::arg("epochs"),
              py::arg("segment"), py::arg("node"), py::arg("incarnation"), py::arg("loan_limit"),
@@ -320,6 +327,12 @@ void bind_store(py::module_& m) {
         .def("reserve", &reserve)
         .def("commit_copies", &commit_copies)
         .def("abort", [](Store& s, const Words& slots) { s.abort(slots_of(slots)); })
+        .def("want",
+             [](Store& s, const py::bytes& space, uint64_t generation, uint8_t copies, const Digests& d) {
+                 proto::AdoptRequest request{id_of(space), generation, copies, {}};
+                 request.digests.assign(ids(d).begin(), ids(d).end());
+                 return with_status(d, [&](auto, auto out) { s.want(request, out); });
+             })
         .def("take_wanted", [](Store& s, size_t most) { return wanted_list(s.take_wanted(most)); })
         .def("wait_wanted",
              [](Store& s, double seconds) {

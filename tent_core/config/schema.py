@@ -154,6 +154,12 @@ class StoreConfig:
         "else own.",
         choices=("auto", "own", "node"),
     )
+    fan_out: int = integer(
+        0,
+        "",
+        "A page of another host that is read so often lately gets a copy on this host; 0: none does.",
+        high=1_000_000,
+    )
     replicas: int = integer(
         1, "", "Copies of each page that this node puts into its own memory, on as many hosts.", low=1, high=8
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tent_core import _native
 from tent_core.engine import Engine, Segment
 from tent_core.errors import DirectoryUnavailable
 from tent_core.metrics import Counter, Registry
@@ -81,6 +82,9 @@ class Context:
         self.metrics = metrics
         self.config = config
         self.peers = peers
+        # Pages of other hosts that are read again and again; None where they get no copies here.
+        self.hot = _native.HotPages(config.store.fan_out) if config.store.fan_out else None
+        self._hot_pages: deque[tuple[bytes, int, Digests]] = deque(maxlen=1024)
         self.name = engine.name
         self.incarnation = engine.incarnation
         self.pools = Pools(directory, engine.name, config.node.host_identity or host_identity())
@@ -172,6 +176,22 @@ class Context:
             if self._hit_count < _KEPT:
                 self._hits.setdefault(peer, []).append(digests)
                 self._hit_count += len(digests)
+
+    def note_reads(self, space: bytes, owner: str, digests: Digests) -> None:
+        """Pages read of another node. Those that became hot with it get a copy on this host, by upkeep."""
+        pool = self.pools.known.get(owner)
+        if self.hot is None or pool is None or pool.host == self.pools.host:
+            return
+        hot = self.hot.touch(digests)
+        if len(hot):
+            self._hot_pages.append((space, self.generation(space), np.ascontiguousarray(digests[hot])))
+            self.wake.set()
+
+    def take_hot_pages(self) -> list[tuple[bytes, int, Digests]]:
+        found = []
+        while self._hot_pages:
+            found.append(self._hot_pages.popleft())
+        return found
 
     def note_bad(self, peer: tuple[str, bytes], digests: Digests) -> None:
         """Pages whose bytes do not fit their checks by whatever link: their owner is to look."""

@@ -21,7 +21,7 @@ from tent_core.store.reason import PageStatus
 from tent_core.store.transfer import Control
 from tent_core.store.writer import Writer, digest_array
 
-__all__ = ["Copies", "ask", "spread"]
+__all__ = ["Copies", "ask", "fan_out", "spread"]
 
 log = logging.getLogger("tent.store")
 _BATCH = 256
@@ -29,6 +29,7 @@ _FETCH_S = 30.0
 _ASK_S = 2.0
 _TICK_S = 0.1  # between looks at what was put, where pages have copies
 _SCAN_S = 60.0  # between looks at all pages, for copies that got lost without anybody's noticing
+_MOST_COPIES = 8  # of one page: a record has room for no more
 _KEPT = 1024  # batches of new pages that wait to be spread
 
 Group = tuple[bytes, int, Digests]  # namespace, generation, pages
@@ -73,6 +74,20 @@ def ask(context: Context, pool: Pool, group: Group, copies: int) -> Statuses | N
     except TentError:
         return None
     return answers if len(answers) == len(digests) else None
+
+
+def fan_out(context: Context) -> None:
+    """Pages of other hosts that are read again and again here get a copy: in the `tent node` of this host, else in our
+    own memory. Whoever fetches it finds the other hosts' copies by the directory."""
+    for space, generation, digests in context.take_hot_pages():
+        home = context.pools.known.get(context.pools.home or "")
+        if home is not None:
+            ask(context, home, (space, generation, digests), _MOST_COPIES)
+        elif context.native is not None:
+            context.native.want(space, generation, _MOST_COPIES, digests)
+        else:
+            continue
+        context.metrics.counter("store.fan_out.pages").inc(len(digests))
 
 
 class Copies:

@@ -108,7 +108,7 @@ class Reader:
     ) -> Statuses:
         """From the replica that was chosen, then from the others in turn. Replicas that lead nowhere leave their
         records."""
-        status = self._fetch(batch, located, deadline, priority, control)
+        status = self._fetch(space, batch, located, deadline, priority, control)
         tried = np.zeros(len(batch), dtype=np.uint8)  # bit sets of replicas, by row
         dead = (located.status == PageStatus.BAD_RECORD).astype(np.uint8)
         rows: Rows = np.arange(len(batch))
@@ -121,7 +121,7 @@ class Reader:
             some = batch.rows(rows)
             now = elsewhere(self._context, space, located.rows(rows), some.totals, tried[rows])
             self._context.metrics.counter("store.other_replica").inc(len(rows))
-            status[rows] = self._fetch(some, now, deadline, priority, control)
+            status[rows] = self._fetch(space, some, now, deadline, priority, control)
         self._drop_dead(located, dead)
         return status
 
@@ -142,7 +142,13 @@ class Reader:
         return rows
 
     def _fetch(
-        self, batch: Batch, located: Located, deadline: Deadline, priority: str, control: Control
+        self,
+        space: bytes,
+        batch: Batch,
+        located: Located,
+        deadline: Deadline,
+        priority: str,
+        control: Control,
     ) -> Statuses:
         status = located.status.copy()
         parts: list[_Part] = []
@@ -174,7 +180,7 @@ class Reader:
         for part in parts:
             status[part.rows] = self._finish(part, deadline)
         for part in parts:
-            self._verify(batch, located, part, status, deadline)
+            self._verify(space, batch, located, part, status, deadline)
         return status
 
     def _own(self, batch: Batch, control: Control) -> Statuses | PageStatus:
@@ -250,7 +256,13 @@ class Reader:
         return status
 
     def _verify(
-        self, batch: Batch, located: Located, part: _Part, status: Statuses, deadline: Deadline
+        self,
+        space: bytes,
+        batch: Batch,
+        located: Located,
+        part: _Part,
+        status: Statuses,
+        deadline: Deadline,
     ) -> None:
         rows = part.rows[status[part.rows] == PageStatus.HIT]
         if not len(rows):
@@ -270,6 +282,7 @@ class Reader:
                 self._context.note_bad((part.peer.name, part.peer.incarnation), batch.digests[bad])
                 rows = rows[status[rows] == PageStatus.HIT]
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
+        self._context.note_reads(space, part.peer.name, batch.digests[rows])
 
     def _checked(self, batch: Batch, located: Located, rows: Rows) -> Statuses:
         some = batch.rows(rows) if len(rows) < len(batch) else batch

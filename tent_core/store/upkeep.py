@@ -11,6 +11,7 @@ from tent_core.engine import Peer
 from tent_core.errors import DirectoryUnavailable, NameInUse, TentError
 from tent_core.store.batch import Digests
 from tent_core.store.context import Context
+from tent_core.store.copies import fan_out
 from tent_core.store.lookup import Messages
 from tent_core.store.reason import PageStatus
 from tent_core.store.retire import retire
@@ -46,7 +47,7 @@ class Upkeep:
         self.tenants = Tenants(context)
         self._announced = context.pool()
         store = context.config.store
-        self.needs_pools = store.place != "own" or store.replicas > 1
+        self.needs_pools = store.place != "own" or store.replicas > 1 or store.fan_out > 0
         self._next_pools = 0.0
         self._thread = threading.Thread(target=self._run, name="tent-upkeep", daemon=True)
 
@@ -93,6 +94,7 @@ class Upkeep:
             self._stop.wait(_RETRY_S)
             return 0.001
         more = self._scrub() or more
+        fan_out(self._context)
         if self._writer is not None:
             more = self._make_room() or more
         if now >= self._next_hits:

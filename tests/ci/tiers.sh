@@ -116,7 +116,8 @@ tier_sanitize() {
     if build_asan; then
         ASAN_OPTIONS="detect_leaks=1:abort_on_error=1" UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1" \
             run_ctest asan || result=1
-        site=$(python_site asan) && (asan_environment "$site" && in_tests asan-contract tests/contract "${fault_suite[@]}") ||
+        site=$(python_site asan) && (asan_environment "$site" &&
+            in_tests asan-contract tests/contract "${fault_suite[@]}" tests/store/test_corruption.py) ||
             result=1
     else
         result=1

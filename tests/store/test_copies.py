@@ -153,6 +153,26 @@ def test_copies_that_died_with_their_node_are_made_anew(open_store: Open) -> Non
     assert third.stats()["pages"] == len(_KEYS)
 
 
+def test_pages_that_are_read_again_and_again_get_a_copy_here(open_store: Open) -> None:
+    owner = Client(open_store(node__host_identity="host-a"))
+    assert all_are(owner.put(_KEYS), PageStatus.STORED)
+    store = open_store(node__host_identity="host-b", store__fan_out=3)
+    reader = Client(store)
+    for _ in range(2):
+        assert all_are(reader.get(_KEYS), PageStatus.HIT)
+    assert all_are(reader.get(_KEYS[:5]), PageStatus.HIT)
+    wait_for(lambda: store.stats()["pages"] == 5, "the five pages that were read three times are here")
+    wait_for(
+        lambda: [len(nodes) for nodes in _replicas(owner)] == [2] * 5 + [1] * 15, "they are in the records"
+    )
+    assert all_are(reader.get(_KEYS), PageStatus.HIT) and reader.verify(_KEYS)
+    near = open_store(node__host_identity="host-a", store__fan_out=1)
+    neighbour = Client(near)
+    for _ in range(3):
+        assert all_are(neighbour.get(_KEYS), PageStatus.HIT)
+    assert near.stats()["pages"] == 0  # the owner is on the same host
+
+
 def test_a_page_of_another_version_is_not_copied(open_store: Open) -> None:
     """Who has the page computed it itself: the two need not agree bit for bit, so they stay apart."""
     owner = Client(open_store(node__host_identity="host-a"))

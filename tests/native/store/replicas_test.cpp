@@ -1,5 +1,6 @@
 // Records with several replicas: which is read, and how they come and go. And what a store is asked by
 // others.
+#include "store/hot_pages.h"
 #include "store/lending.h"
 #include "support.h"
 
@@ -250,4 +251,30 @@ TEST_CASE("a listing has every page once, whatever the size of its pieces") {
     REQUIRE(spaces.items.size() == 1);
     CHECK(spaces.items[0].space == pool.space);
     CHECK(spaces.items[0].pages == 38);
+}
+
+TEST_CASE("hot pages: the read that makes a page hot is told, once") {
+    HotPages hot(3);
+    Id128 two[] = {id_of(1), id_of(2)};
+    CHECK(hot.touch(two).empty());
+    CHECK(hot.touch({two, 1}).empty());
+    CHECK(hot.touch({two, 1}) == std::vector<uint32_t>{0});
+    CHECK(hot.touch({two, 1}).empty());
+    CHECK(hot.touch({two + 1, 1}).empty());
+    CHECK(hot.touch({two, 2}) == std::vector<uint32_t>{1});
+}
+
+TEST_CASE("hot pages: one that is read once takes no place from one that is read often, and counts fade") {
+    HotPages hot(4);
+    Id128 often = id_of(1), rare = id_of(1);
+    rare[15] = static_cast<uint8_t>(rare[15] + 1);  // the same place
+    for (int i = 0; i < 3; ++i) CHECK(hot.touch({&often, 1}).empty());
+    CHECK(hot.touch({&rare, 1}).empty());
+    CHECK(hot.touch({&often, 1}).empty());
+    CHECK(hot.touch({&often, 1}).size() == 1);
+    for (int i = 0; i < 3; ++i) hot.touch({&often, 1});
+    std::vector<Id128> others;
+    for (uint64_t n = 0; n < 4 * 65536; ++n) others.push_back(id_of(1000 + n));
+    hot.touch(others);
+    CHECK(hot.touch({&often, 1}).empty());  // it would have been the fourth
 }
