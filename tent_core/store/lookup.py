@@ -104,7 +104,7 @@ def _decoded(
     generation = context.generation(space)
     columns = _native.decode_records(records, context.name, generation, lengths, tried)
     if (columns[9] > 1).any():  # pages with several replicas: by what reading from their nodes takes now
-        costs = context.peers.costs()
+        costs = context.costs()
         columns = _native.decode_records(records, context.name, generation, lengths, tried, costs)
     status, node, segment, epoch, offset, length, check, version, which, replicas, nodes = columns
     return Located(
