@@ -23,7 +23,7 @@ pytestmark = [
 ]
 SIZE = 4 << 20
 GiB = 1 << 30
-CONFIG = {"node.bind": ["127.0.0.1"], "engine.session_lease_ms": 2000}
+CONFIG = {"node.bind": ["127.0.0.1"], "engine.session_lease_ms": 6000}
 # In each the node is another process number than its peer sees; in the last it has its user's rights there only.
 NAMESPACES = {
     "pid-and-mount": ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],

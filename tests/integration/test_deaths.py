@@ -14,7 +14,7 @@ from tent_core.errors import PeerDead, PeerUnreachable, StaleIncarnation, TentEr
 
 EXITS = int(os.environ.get("TENT_TEST_EXITS", "50"))
 SIZE = 4 << 20
-LOOPBACK = {"node.bind": ["127.0.0.1"], "engine.session_lease_ms": 1000}
+LOOPBACK = {"node.bind": ["127.0.0.1"], "engine.session_lease_ms": 4000}
 CONFIGS = {"shm": LOOPBACK, "tcp": {**LOOPBACK, "shm.enabled": False}}
 REACH = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 KIND = pytest.mark.parametrize("kind", ["allocate", "register"])

@@ -69,7 +69,7 @@ def test_invariant_2_what_the_network_lets_go_after_the_release_never_lands() ->
 def test_invariant_2_an_owner_that_wakes_lands_nothing_that_was_given_up() -> None:
     """Stopped at another moment of the write each time; the lease alone ends it."""
     chance = random.Random(SEED)
-    config = {**TCP, "engine.session_lease_ms": 400}
+    config = {**TCP, "engine.session_lease_ms": 1000}
     with PeerProcess(config, name="owner") as owner:
         address = owner.register("kv", SIZE)
         port = Rewritten.parse(owner.descriptor).rails[0][1]
