@@ -14,6 +14,7 @@ from tent_core.errors import InvalidArgument, TentError
 from tent_core.store.batch import Batch, Rows, Statuses
 from tent_core.store.context import Context, Deadline
 from tent_core.store.lookup import Located, elsewhere, locate
+from tent_core.store.rarely import Rarely
 from tent_core.store.reason import PageStatus, status_of_code
 from tent_core.store.transfer import Control
 
@@ -54,6 +55,7 @@ class Reader:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._rarely = Rarely(log, context.config.log.interval_s)
         self.rate = 2e9  # bytes a second of verified gets lately: a guess until the first
 
     def get(
@@ -274,7 +276,8 @@ class Reader:
                 self._read_again(batch, located, part, bad, status, deadline)
             bad = rows[status[rows] != PageStatus.HIT]
             if len(bad):
-                log.warning(
+                self._rarely.warning(
+                    f"bad pages of {part.peer.name}",
                     "%d pages from node %r failed their check: it is asked to look at them",
                     len(bad),
                     part.peer.name,
