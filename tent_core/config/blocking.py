@@ -141,6 +141,13 @@ BLOCKING: tuple[Blocking, ...] = (
         "DirectoryUnavailable: nothing was cleared elsewhere",
     ),
     Blocking(
+        "tent_core.store.PageStore.drain",
+        "other nodes to fetch this one's pages, and their records to leave the directory",
+        "timeout",
+        ("directory.timeout_ms",),
+        "pages that nobody took by then are dropped, and counted as lost",
+    ),
+    Blocking(
         "tent_core.store.PageStore.close",
         "as Engine.close, and the directory to take back this node's record",
         "",
