@@ -116,12 +116,14 @@ class Chaos:
         self.later.append((time.monotonic() + self.random.uniform(0.1, 2.0), go_on))
 
     def kill_the_node(self) -> None:
+        if self.redis_stopped:
+            return  # its name is free only once Redis has forgotten it
         self.node.close()
         wait_for(lambda: self._name_is_free(), "the record of the killed node expires")
         self.node = self._node()
 
     def _name_is_free(self) -> bool:
-        return not self.redis_stopped and not self.server.client().exists("tent:default:{nodes}:n:keeper")
+        return not self.server.client().exists("tent:default:{nodes}:n:keeper")
 
     def redis_dies(self) -> None:
         self.server.kill()
