@@ -35,7 +35,7 @@ class NodeRow:
 
     node: str
     host: str
-    kind: str  # node, engine or observer (gives nothing)
+    kind: str  # node, engine or reader (gives nothing)
     state: str  # serving, leaving or unreachable
     capacity: int
     used: int | None = None

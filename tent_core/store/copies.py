@@ -41,7 +41,7 @@ def spread(digests: Digests, pools: list[Pool], copies: int) -> list[list[int]]:
     if not pools:
         return [[] for _ in range(len(digests))]
     heads = np.ascontiguousarray(digests[:, :8]).view(np.uint64).ravel()
-    seeds = np.array([hash_of(pool.node) for pool in pools], dtype=np.uint64)
+    seeds = np.array([_hash_of(pool.node) for pool in pools], dtype=np.uint64)
     weights = (heads[:, None] ^ seeds[None, :]) * np.uint64(0x9E3779B97F4A7C15)
     weights ^= weights >> np.uint64(29)
     weights *= np.uint64(0xBF58476D1CE4E5B9)
@@ -58,7 +58,7 @@ def spread(digests: Digests, pools: list[Pool], copies: int) -> list[list[int]]:
     return chosen
 
 
-def hash_of(name: str) -> int:
+def _hash_of(name: str) -> int:
     return int.from_bytes(_native.page_digests(bytes(16), [name.encode()[:256]])[0, :8].tobytes(), "little")
 
 

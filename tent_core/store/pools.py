@@ -7,7 +7,6 @@ import json
 import threading
 from typing import Any
 
-from tent_core.errors import DirectoryUnavailable
 from tent_metadata import Directory
 
 __all__ = ["Pool", "Pools"]
@@ -96,10 +95,3 @@ class Pools:
         """Pools that take pages, of other nodes; those of `tent node`s alone where there are any."""
         found = [pool for name, pool in self.known.items() if not pool.leaving and name != self._node]
         return [pool for pool in found if pool.daemon] or found
-
-    def try_refresh(self) -> bool:
-        try:
-            self.refresh()
-        except DirectoryUnavailable:
-            return False
-        return True
