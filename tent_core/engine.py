@@ -195,7 +195,15 @@ class Engine:
         OverlappingRanges, ReadOnlyBuffer, InvalidArgument, PeerDead ..."""
         return Transfer(self, self._submit(intent, False))
 
-    def _submit(self, intent: Intent, will_wait: bool, *, remember_links: bool = False) -> Any:
+    def _submit(
+        self,
+        intent: Intent,
+        will_wait: bool,
+        *,
+        remember_links: bool = False,
+        digests: npt.NDArray[np.uint8] | None = None,
+    ) -> Any:
+        """``digests``: of the page that each group is, whose check may then be taken on the way (`_native.page_checks`)."""
         if intent.alternatives is not None:
             raise Unsupported("alternatives are not supported yet: submit one intent per replica")
         if intent.op not in ("read", "write"):
@@ -223,6 +231,7 @@ class Engine:
             notify=intent.notify,
             will_wait=will_wait,
             remember_links=remember_links,
+            digests=digests,
             **optional,
         )
 

@@ -46,6 +46,7 @@ class Xxh3Stream {
 constexpr size_t kLeafBytes = 64 << 10;
 uint64_t page_check(const Id128& digest, const void* data, size_t size);
 uint64_t leaf_check(const Id128& digest, uint64_t leaf_index, const void* data, size_t size);
+uint64_t leaf_seed(const Id128& digest, uint64_t leaf_index);  // of a leaf that is hashed as a stream
 uint64_t combine_leaves(const Id128& digest, const uint64_t* leaves, size_t count, uint64_t page_size);
 
 // The same over a page that lies in several parts (a concatenation). Streaming: update() in order, any sizes.

@@ -5,7 +5,6 @@
 #include "base/digest.h"
 
 namespace tent {
-namespace {
 
 static_assert(sizeof(size_t) == 8);
 
@@ -15,8 +14,6 @@ uint64_t leaf_seed(const Id128& digest, uint64_t leaf_index) {
     for (size_t i = 0; i < 8; ++i) named[digest.size() + i] = static_cast<uint8_t>(leaf_index >> (8 * i));
     return xxh3_64(named.data(), named.size(), 0);
 }
-
-}  // namespace
 
 uint64_t leaf_check(const Id128& digest, uint64_t leaf_index, const void* data, size_t size) {
     return xxh3_64(data, size, leaf_seed(digest, leaf_index));

@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "bindings/store_arrays.h"
 #include "proto/observe_messages.h"
 
 namespace tent::bindings {
@@ -51,12 +52,15 @@ bool wait_interruptibly(Nanos timeout, F wait) {
     }
 }
 
-std::shared_ptr<TransferHandle> submit(
-    const EngineHandle& h, const PeerHandle& peer, bool write, const Array<uint64_t>& local,
-    const Array<uint32_t>& segment, const Array<uint64_t>& offset, const Array<uint64_t>& length,
-    const std::optional<Array<uint32_t>>& epoch, const std::optional<Array<uint32_t>>& group,
-    const std::optional<Array<uint64_t>>& checks, const std::string& priority, std::optional<double> deadline,
-    const std::optional<py::bytes>& notify, bool will_wait, bool remember_links) {
+std::shared_ptr<TransferHandle> submit(const EngineHandle& h, const PeerHandle& peer, bool write,
+                                       const Array<uint64_t>& local, const Array<uint32_t>& segment,
+                                       const Array<uint64_t>& offset, const Array<uint64_t>& length,
+                                       const std::optional<Array<uint32_t>>& epoch,
+                                       const std::optional<Array<uint32_t>>& group,
+                                       const std::optional<Array<uint64_t>>& checks,
+                                       const std::string& priority, std::optional<double> deadline,
+                                       const std::optional<py::bytes>& notify, bool will_wait,
+                                       bool remember_links, const std::optional<Digests>& digests) {
     engine::Intent in;
     in.op = write ? Op::write : Op::read;
     in.peer = peer.peer;
@@ -68,6 +72,7 @@ std::shared_ptr<TransferHandle> submit(
     in.group = view(group);
     in.checks = view(checks);
     in.remember_links = remember_links;
+    if (digests) in.digests = ids(*digests);
     in.priority = priority_of(priority);
     if (deadline && *deadline <= 0) raise({Code::invalid_argument, "a deadline must be positive"});
     in.timeout = nanos(deadline, 0);
@@ -266,6 +271,8 @@ void bind_peer(py::module_& m) {
         .def_property_readonly(
             "alive",
             [](const PeerHandle& p) { return p.engine->state_of(*p.peer) == engine::PeerState::alive; })
+        .def_property_readonly("shares_memory",
+                               [](const PeerHandle& p) { return p.engine->shares_memory(*p.peer); })
         .def(
             "segments",
             [](const PeerHandle& p, std::optional<double> timeout) {
@@ -415,7 +422,7 @@ void bind_engine(py::module_& m) {
              py::arg("offset"), py::arg("length"), py::arg("epoch") = py::none(),
              py::arg("group") = py::none(), py::arg("checks") = py::none(), py::arg("priority") = "normal",
              py::arg("deadline") = py::none(), py::arg("notify") = py::none(), py::arg("will_wait") = false,
-             py::arg("remember_links") = false)
+             py::arg("remember_links") = false, py::arg("digests") = py::none())
         .def("move_one", &move_one, py::arg("peer"), py::arg("write"), py::arg("local"), py::arg("segment"),
              py::arg("offset"), py::arg("length"))
         .def("take_finished",

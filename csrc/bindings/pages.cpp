@@ -174,34 +174,51 @@ py::tuple expand_parts(const Array<int64_t>& rows, const Words& addresses, const
                           array(group));
 }
 
+// Page i was group groups[i] of the transfer that moved it, if one is given: what it hashed on the way is not
+// hashed again.
 py::array_t<uint64_t> page_checks(const Digests& digests, const Words& addresses, const Words& lengths,
-                                  const EngineHandle* h) {
+                                  const EngineHandle* h, const TransferHandle* moved,
+                                  const std::optional<Array<uint32_t>>& groups) {
     store::PageBatch b = batch_of(digests, addresses, lengths, std::nullopt);
+    require(moved == nullptr || moved->transfer->released(), "the transfer has not been released");
+    require(!groups || static_cast<size_t>(groups->size()) == b.count, "one group per page");
     py::array_t<uint64_t> out(static_cast<py::ssize_t>(b.count));
     uint64_t* sums = out.mutable_data();
+    const uint32_t* group = groups ? groups->data() : nullptr;
     std::span<const Id128> d = ids(digests);
     store::Executor executor = h == nullptr ? store::Executor{} : executor_of(h->engine);
     {
         py::gil_scoped_release nogil;
-        std::vector<store::PageJob> jobs(b.count);
+        std::vector<store::PageJob> jobs;
+        std::vector<size_t> row;
         for (size_t i = 0; i < b.count; ++i) {
-            jobs[i].digest = d[i];
-            jobs[i].address = b.addresses + i * b.parts;
-            jobs[i].length = b.lengths + i * b.parts;
-            jobs[i].parts = b.parts;
-            for (size_t p = 0; p < b.parts; ++p) jobs[i].bytes += jobs[i].length[p];
+            std::optional<uint64_t> known;
+            if (moved != nullptr)
+                known = moved->transfer->check_on_the_way(group ? group[i] : static_cast<uint32_t>(i));
+            if (known) {
+                sums[i] = *known;
+                continue;
+            }
+            store::PageJob& job = jobs.emplace_back();
+            job.digest = d[i];
+            job.address = b.addresses + i * b.parts;
+            job.length = b.lengths + i * b.parts;
+            job.parts = b.parts;
+            for (size_t p = 0; p < b.parts; ++p) job.bytes += job.length[p];
+            row.push_back(i);
         }
         store::copy_pages(jobs, store::Direction::verify, true, executor);
-        for (size_t i = 0; i < b.count; ++i) sums[i] = jobs[i].check;
+        for (size_t i = 0; i < jobs.size(); ++i) sums[row[i]] = jobs[i].check;
     }
     return out;
 }
 
 // HIT or CHECK_FAILED per page whose bytes lie at `addresses`.
 StatusArray verify_pages(const Digests& digests, const Words& addresses, const Words& lengths,
-                         const Words& checks, const EngineHandle* h) {
+                         const Words& checks, const EngineHandle* h, const TransferHandle* moved,
+                         const std::optional<Array<uint32_t>>& groups) {
     require(checks.size() == digests.shape(0), "one check per page");
-    py::array_t<uint64_t> sums = page_checks(digests, addresses, lengths, h);
+    py::array_t<uint64_t> sums = page_checks(digests, addresses, lengths, h, moved, groups);
     StatusArray out(checks.size());
     for (py::ssize_t i = 0; i < checks.size(); ++i) {
         bool good = sums.data()[i] == checks.data()[i] || !protection_on(Protection::check);
@@ -240,9 +257,10 @@ void bind_pages(py::module_& m) {
           [](const py::bytes& a, const py::bytes& b) { return store::same_incarnation(id_of(a), id_of(b)); });
     m.def("expand_parts", &expand_parts);
     m.def("page_checks", &page_checks, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
-          py::arg("engine") = py::none());
+          py::arg("engine") = py::none(), py::arg("transfer") = py::none(), py::arg("groups") = py::none());
     m.def("verify_pages", &verify_pages, py::arg("digests"), py::arg("addresses"), py::arg("lengths"),
-          py::arg("checks"), py::arg("engine") = py::none());
+          py::arg("checks"), py::arg("engine") = py::none(), py::arg("transfer") = py::none(),
+          py::arg("groups") = py::none());
     m.def("read_tokens", &read_tokens);
     m.def("status_name",
           [](uint8_t s) { return std::string(store::status_name(static_cast<PageStatus>(s))); });

@@ -363,6 +363,11 @@ Nanos Engine::predict(Peer& peer, uint64_t bytes, Priority priority) {
     return sprayer_.predict(peer.index(), bytes, priority, monotonic_now());
 }
 
+bool Engine::shares_memory(Peer& peer) {
+    std::lock_guard token(token_);
+    return peer.shm() != nullptr && !peer.shm_decorated();
+}
+
 int Engine::event_fd(Transfer& t) {
     std::lock_guard token(token_);
     if (!t.event_) {

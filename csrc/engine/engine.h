@@ -102,6 +102,8 @@ class Engine final : public transport::Sink {
     // Says which of these are good now: links that had brought other bytes are corrupting.
     void settle_doubt(Doubt& doubt, std::span<const uint32_t> good);
     Nanos predict(Peer& peer, uint64_t bytes, Priority priority);
+    // Whether bytes go to and from this peer through memory that both see: this process copies them.
+    bool shares_memory(Peer& peer);
     int event_fd(Transfer& transfer);  // readable once done; owned by the transfer
     // The transfer shows up in take_finished() once it is done.
     void want_callback(Transfer& transfer);

@@ -19,11 +19,16 @@ Status Peer::post(AttemptId id, AttemptRecord record, std::span<const proto::Pie
     a.remote = remote;
     a.local = local;
     a.bytes = bytes;
+    a.leaves = record.transfer->leaves_;
     record.channel = channel;
     last_used_ = monotonic_now();
     attempts_[id] = std::move(record);
     Status s = channel->post(a);
-    if (!s.ok()) attempts_.erase(id);
+    if (!s.ok()) {
+        attempts_.erase(id);
+    } else if (a.leaves) {
+        a.leaves->carrying(bytes);
+    }
     return s;
 }
 

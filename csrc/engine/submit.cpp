@@ -35,6 +35,12 @@ Status Engine::check(const Intent& in) const {
     if (!in.checks.empty() && in.checks.size() != n) return bad("checks must have as many entries as local");
     if (!in.checks.empty() && in.op == Op::write)
         return {Code::unsupported, "checks on a write are not supported yet"};
+    if (!in.digests.empty()) {
+        if (in.group.empty()) return bad("digests of pages need a group for each range");
+        for (uint32_t g : in.group) {
+            if (g >= in.digests.size()) return bad("a group has no digest: there must be one for each");
+        }
+    }
     if (in.notify.size() > proto::kMaxNotify) return bad("a notification holds at most 64 KiB");
     if (in.timeout < 0) return bad("a deadline must be positive");
     return Status::good();
@@ -126,6 +132,8 @@ Result<std::shared_ptr<Transfer>> Engine::submit(const Intent& in, bool will_wai
     if (Status s = usable(); !s.ok()) return s;
     if (in.peer->dead()) return in.peer->why_dead();
     if (Status s = admit(*t, in); !s.ok()) return s;
+    if (!in.digests.empty())
+        t->leaves_ = std::make_shared<transport::Leaves>(in.digests, t->group_, t->local_, t->prefix_);
     Nanos now = monotonic_now();
     t->id_ = next_transfer_++;
     t->submitted_at_ = now;
@@ -166,9 +174,11 @@ bool Engine::run_inline(std::unique_lock<std::mutex>& token, Transfer& t) {
         if (a.bytes == 0) break;  // every range was refused
         a.remote = pieces_;
         a.local = local_;
+        a.leaves = t.leaves_;
         if (!shm->prepare_inline(a, job)) return false;
         job.status = Status::good();
         job.refused = false;
+        if (t.leaves_) t.leaves_->carrying(a.bytes);
         token.unlock();
         transport::shm::run_copy(job);
         token.lock();

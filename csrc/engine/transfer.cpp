@@ -16,7 +16,8 @@ uint64_t Transfer::cut(uint64_t begin, uint64_t want) const {
     uint64_t end = std::min(begin + std::min(want, proto::kMaxPayload), total_);
     size_t first = range_at(begin);
     size_t limit = std::min(first + proto::kMaxPieces / 2, ranges());
-    return std::min(end, prefix_[limit]);
+    end = std::min(end, prefix_[limit]);
+    return leaves_ ? leaves_->cut(begin, end, range_at(end - 1)) : end;
 }
 
 uint64_t Transfer::pieces(uint64_t begin, uint64_t end, bool exact, std::vector<proto::Piece>& remote,

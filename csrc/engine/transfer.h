@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,9 @@ struct Intent {
     std::span<const uint64_t> length;  // one, or n
     std::span<const uint32_t> group;   // optional, 0..groups-1
     std::span<const uint64_t> checks;  // optional: page check of each range, seeded with zeros. Reads only
+    // Optional, with groups: the digest of each group, whose ranges are a page. Leaf hashes are then taken on
+    // the way where that costs least: see Transfer::check_on_the_way().
+    std::span<const Id128> digests;
     // Remember which link brought what, for Engine::read_again(). A read with checks does so anyway.
     bool remember_links = false;
     Priority priority = Priority::normal;
@@ -67,6 +71,11 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     // Ranges that are complete from the front.
     size_t prefix() const;
     bool group_done(uint32_t group) const;
+    // Once released: the check of a page that was hashed on its way, of the bytes that arrived. None: hash it
+    // now.
+    std::optional<uint64_t> check_on_the_way(uint32_t group) const {
+        return leaves_ && group < leaves_->pages() ? leaves_->check(group) : std::nullopt;
+    }
     uint32_t groups() const { return static_cast<uint32_t>(group_left_.size()); }
     Nanos duration() const { return finished_at_ - submitted_at_; }
 
@@ -110,6 +119,7 @@ class Transfer final : public sched::SliceShape, public std::enable_shared_from_
     std::vector<SegmentId> used_;                              // local segments it pins
     std::vector<std::pair<uint64_t, uint64_t>> destinations_;  // in the table of live destinations
     uint64_t destination_space_ = 0;
+    std::shared_ptr<transport::Leaves> leaves_;
     Bytes notify_;
     bool has_notify_ = false;
     bool in_sprayer_ = false;

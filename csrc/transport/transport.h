@@ -14,6 +14,7 @@
 #include "model/fault_plan.h"
 #include "model/types.h"
 #include "proto/wire.h"
+#include "transport/leaves.h"
 
 namespace tent::transport {
 
@@ -48,6 +49,9 @@ struct Attempt {
     std::span<const proto::Piece> remote;
     std::span<const LocalPiece> local;
     uint64_t bytes = 0;
+    // Optional: who copies the bytes in this process hashes them for it. A transport that does not may ignore
+    // it.
+    std::shared_ptr<Leaves> leaves;
 };
 
 enum class End : uint8_t {

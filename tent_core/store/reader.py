@@ -232,7 +232,8 @@ class Reader:
             deadline=deadline.left,
         )
         try:
-            native = self._context.engine._submit(intent, True, remember_links=True)
+            digests = batch.digests[rows] if self._context.config.store.check else None
+            native = self._context.engine._submit(intent, True, remember_links=True, digests=digests)
         except InvalidArgument as error:
             if error.code == "out_of_range":  # of the owner's segment: the record is wrong, not the caller
                 return PageStatus.BAD_RECORD
@@ -266,11 +267,13 @@ class Reader:
         status: Statuses,
         deadline: Deadline,
     ) -> None:
-        rows = part.rows[status[part.rows] == PageStatus.HIT]
+        came = np.flatnonzero(status[part.rows] == PageStatus.HIT)
+        rows = part.rows[came]
         if not len(rows):
             return
         if self._context.config.store.check:
-            status[rows] = self._checked(batch, located, rows)
+            moved = (part.transfer._native, came.astype(np.uint32)) if part.transfer.released else None
+            status[rows] = self._checked(batch, located, rows, moved)
             bad = rows[status[rows] != PageStatus.HIT]
             if len(bad) and not deadline.passed:
                 self._read_again(batch, located, part, bad, status, deadline)
@@ -287,7 +290,14 @@ class Reader:
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
         self._context.note_reads(space, part.peer.name, batch.digests[rows])
 
-    def _checked(self, batch: Batch, located: Located, rows: Rows) -> Statuses:
+    def _checked(
+        self,
+        batch: Batch,
+        located: Located,
+        rows: Rows,
+        moved: tuple[_native.NativeTransfer, np.typing.NDArray[np.uint32]] | None = None,
+    ) -> Statuses:
+        """``moved``: what brought them, and as which groups: pages that it hashed on their way are not hashed again."""
         some = batch.rows(rows) if len(rows) < len(batch) else batch
         return _native.verify_pages(
             some.digests,
@@ -295,6 +305,7 @@ class Reader:
             some.lengths,
             located.check[rows],
             self._context.engine._native,
+            *(moved or ()),
         )
 
     def _read_again(

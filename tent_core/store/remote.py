@@ -230,17 +230,24 @@ class RemoteWriter:
             epoch=epoch,
             deadline=max(0.001, deadline.left),
         )
+        # Within a host this process copies, and hashes what it copied. Elsewhere it hashes while the bytes travel.
+        # Nobody is asked whether the pages are there already: the owner knows of its own, and when it publishes, the
+        # directory lets the first one win.
+        copies = peer._native.shares_memory
         try:
-            transfer = self._context.engine.submit(intent)
+            native = self._context.engine._submit(intent, copies, digests=batch.digests if copies else None)
         except InvalidArgument:
             raise
         except TentError as error:
             return np.full(count, status_of_code(error.code), dtype=np.uint8)
+        transfer = Transfer(self._context.engine, native)
         control.add(transfer)
-        # While the bytes travel. Nobody is asked whether the pages are there already: the owner knows of its own, and
-        # when it publishes, the directory lets the first one win.
-        checks = _native.page_checks(batch.digests, batch.addresses, batch.lengths, None)
+        pages = (batch.digests, batch.addresses, batch.lengths)
+        checks = None if copies else _native.page_checks(*pages)
         status = self._landed(owner, transfer, group, count, deadline)
+        if checks is None:
+            moved = native if transfer.released else None
+            checks = _native.page_checks(*pages, self._context.engine._native, moved)
         if tokens is not None:
             changed = _native.read_tokens(tokens[0]) != tokens[1]
             status[(status == PageStatus.STORED) & changed] = PageStatus.UNSTABLE

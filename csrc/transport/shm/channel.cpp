@@ -76,6 +76,7 @@ ShmChannel::Ready ShmChannel::build(const std::vector<proto::Piece>& remote,
     size_t l = 0;
     uint64_t l_at = 0;
     job.hazards = reinterpret_cast<HazardPage*>(hazard_memory_->address());
+    job.op = op;
     job.keep.push_back(hazard_memory_);
     for (uint32_t i = 0; i < remote.size(); ++i) {
         const proto::Piece& r = remote[i];
@@ -144,6 +145,7 @@ bool ShmChannel::prepare_inline(const Attempt& a, CopyJob& job) {
     uint32_t piece = 0;
     job.parts.clear();
     job.keep.clear();
+    job.leaves = a.leaves;
     if (build(remote, local, a.op, job, why, piece) != Ready::yes) return false;
     ++inline_;
     return true;
@@ -289,6 +291,7 @@ void ShmChannel::start(AttemptId id, Pending& p) {
         case Ready::yes:
             job->attempt = id;
             job->owner = this;
+            job->leaves = p.leaves;
             p.job = job;
             copier_.submit(std::move(job), helper_waits_);
             return;
@@ -319,6 +322,7 @@ Status ShmChannel::post(const Attempt& a) {
     p.op = a.op;
     p.remote.assign(a.remote.begin(), a.remote.end());
     p.local.assign(a.local.begin(), a.local.end());
+    p.leaves = a.leaves;
     start(a.id, p);
     return Status::good();
 }

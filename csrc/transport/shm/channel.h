@@ -58,7 +58,8 @@ class ShmChannel final : public Channel {
         std::shared_ptr<CopyJob> job;  // running or queued
         std::vector<proto::Piece> remote;
         std::vector<LocalPiece> local;  // until it is started
-        bool pulled = false;            // the owner copies
+        std::shared_ptr<Leaves> leaves;
+        bool pulled = false;  // the owner copies
         bool given_up = false;
         int maps_missing = 0;
     };

@@ -6,13 +6,15 @@
 #include <sys/uio.h>
 
 #include <cstring>
+#include <optional>
 
 #include "base/switches.h"
 
 namespace tent::transport::shm {
 namespace {
 
-constexpr uint64_t kChunk = 1 << 20;  // between two looks at `cancelled`
+constexpr uint64_t kChunk = 1 << 20;          // between two looks at `cancelled`
+constexpr uint64_t kHashedChunk = 128 << 10;  // and small enough to be in a core's cache after it was copied
 
 bool process_alive(int pidfd) {
     if (pidfd < 0) return true;
@@ -20,11 +22,11 @@ bool process_alive(int pidfd) {
     return poll(&p, 1, 0) == 0;
 }
 
-Status pull(const CopyJob& job, const CopyPart& part) {
-    uint64_t at = 0;
+Status pull(const CopyJob& job, const CopyPart& part, Leaves::Walk* walk) {
+    uint64_t at = 0, chunk = walk == nullptr ? kChunk : kHashedChunk;
     while (at < part.length) {
         if (job.cancelled.load(std::memory_order_relaxed)) return {Code::cancelled, "given up"};
-        uint64_t n = std::min(kChunk, part.length - at);
+        uint64_t n = std::min(chunk, part.length - at);
         iovec local{part.to + at, n};
         iovec remote{const_cast<uint8_t*>(part.from) + at, n};
         ssize_t got = process_vm_readv(job.pid, &local, 1, &remote, 1, 0);
@@ -32,13 +34,27 @@ Status pull(const CopyJob& job, const CopyPart& part) {
             return {Code::link_failed,
                     std::string("process_vm_readv: ") + (got == 0 ? "nothing read" : strerror(errno))};
         }
+        if (walk != nullptr) walk->copied(part.to + at, part.to + at, static_cast<uint64_t>(got));
         at += static_cast<uint64_t>(got);
     }
     return Status::good();
 }
 
-Status copy(const CopyJob& job, const CopyPart& part) {
-    if (job.pid != 0) return pull(job, part);
+// What is hashed is what arrived: the source may be changing meanwhile.
+Status copy_hashed(const CopyJob& job, const CopyPart& part, Leaves::Walk& walk) {
+    const uint8_t* local = job.op == Op::read ? part.to : part.from;
+    for (uint64_t at = 0; at < part.length; at += kHashedChunk) {
+        if (at != 0 && job.cancelled.load(std::memory_order_relaxed)) return {Code::cancelled, "given up"};
+        uint64_t n = std::min(kHashedChunk, part.length - at);
+        std::memcpy(part.to + at, part.from + at, n);
+        walk.copied(local + at, part.to + at, n);
+    }
+    return Status::good();
+}
+
+Status copy(const CopyJob& job, const CopyPart& part, Leaves::Walk* walk) {
+    if (job.pid != 0) return pull(job, part, walk);
+    if (walk != nullptr) return copy_hashed(job, part, *walk);
     for (uint64_t at = 0; at < part.length; at += kChunk) {
         if (at != 0 && job.cancelled.load(std::memory_order_relaxed)) return {Code::cancelled, "given up"};
         std::memcpy(part.to + at, part.from + at, std::min(kChunk, part.length - at));
@@ -60,13 +76,13 @@ Status granted(const CopyPart& part) {
     return Status::good();
 }
 
-Status run_part(CopyJob& job, const CopyPart& part) {
+Status run_part(CopyJob& job, const CopyPart& part, Leaves::Walk* walk) {
     Status s = granted(part);
     if (!s.ok()) {
         job.refused = true;
         return s;
     }
-    s = copy(job, part);
+    s = copy(job, part, walk);
     if (!s.ok()) return s;
     std::atomic_thread_fence(std::memory_order_acquire);
     s = granted(part);
@@ -81,6 +97,8 @@ void run_copy(CopyJob& job) {
         job.status = {Code::peer_dead, "the peer's process is gone"};
         return;
     }
+    std::optional<Leaves::Walk> walk;
+    if (job.leaves) walk.emplace(*job.leaves);
     uint32_t held = kNoId, slot = 0;
     for (const CopyPart& part : job.parts) {
         if (job.cancelled.load(std::memory_order_relaxed)) {
@@ -92,7 +110,7 @@ void run_copy(CopyJob& job) {
             slot = job.hazards->acquire(part.segment);
             held = part.segment;
         }
-        job.status = run_part(job, part);
+        job.status = run_part(job, part, walk ? &*walk : nullptr);
         if (!job.status.ok()) {
             job.bad_piece = part.piece;
             break;

@@ -37,6 +37,8 @@ struct CopyJob {
     pid_t pid = 0;  // != 0: `from` lies in that process
     int pidfd = -1;
     std::vector<CopyPart> parts;
+    Op op = Op::read;
+    std::shared_ptr<Leaves> leaves;                 // optional: told of what was copied
     std::vector<std::shared_ptr<const void>> keep;  // mappings that must outlive the copy
     std::atomic<bool> cancelled{false};
     // Results, valid once done:
