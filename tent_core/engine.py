@@ -203,7 +203,7 @@ class Engine:
         remember_links: bool = False,
         digests: npt.NDArray[np.uint8] | None = None,
     ) -> Any:
-        """``digests``: of the page that each group is, whose check may then be taken on the way (`_native.page_checks`)."""
+        """``digests``: of the page that each group is; its check may be taken on the way (`_native.page_checks`)."""
         if intent.alternatives is not None:
             raise Unsupported("alternatives are not supported yet: submit one intent per replica")
         if intent.op not in ("read", "write"):

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from tent_metadata import resp
 from tent_metadata.faults import Garbage, Refusal
+from tent_metadata.lives import Lives
 from tent_metadata.resolve import Resolver
 from tent_metadata.url import Endpoint
 
@@ -36,6 +37,8 @@ class ServerSettings:
     password: str | None = dataclasses.field(default=None, repr=False)
     db: int = 0
     tls: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False)
+    lives: Lives = dataclasses.field(default_factory=Lives, repr=False, compare=False)
+    """Told who answers."""
 
 
 class _BoundedTcp(redis.connection.Connection):  # type: ignore[misc]
@@ -115,11 +118,13 @@ class Connection:
             words.append(resp.command(b"AUTH", *user, settings.password.encode()))
         if settings.db:
             words.append(resp.command(b"SELECT", b"%d" % settings.db))
-        if words:
-            self.send(b"".join(words), deadline)
-            for reply in self.receive(len(words), deadline, 1 << 16):
-                if isinstance(reply, Refusal):
-                    raise reply
+        words.append(resp.command(b"INFO", b"server"))
+        self.send(b"".join(words), deadline)
+        *replies, info = self.receive(len(words), deadline, 1 << 16)
+        for reply in replies:
+            if isinstance(reply, Refusal):
+                raise reply
+        settings.lives.greeted(info)
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still open and holds no bytes that nobody asked for."""

@@ -21,6 +21,7 @@ from tent_metadata.counters import Counters
 from tent_metadata.embedded.member import Membership, join
 from tent_metadata.faults import Refusal, Unreachable
 from tent_metadata.keys import BUCKETS, DIGEST_BYTES, KeySpace
+from tent_metadata.lives import Lives
 from tent_metadata.nodes import Nodes
 from tent_metadata.pages import Pages
 from tent_metadata.resolve import Resolver
@@ -94,7 +95,8 @@ class Directory:
         assert address is not None
         self.url = membership.url if membership is not None else config.url
         self.shown_url = address.shown
-        router = _router(address, counters, membership)
+        self._lives = Lives()
+        router = _router(address, counters, membership, self._lives)
         self._core = Core(router, KeySpace(cluster_id), config.timeout_ms, address.shown, counters)
         self._pages = Pages(self._core)
         self._nodes = Nodes(self._core, config.node_ttl_ms)
@@ -209,6 +211,12 @@ class Directory:
         self._sign_of_life(self._core.enter("ping"))
         return time.monotonic() - started
 
+    @property
+    def lives(self) -> int | None:
+        """How many server processes have answered so far. The same as before: none of them has lost its memory since,
+        by a restart or a failover. None: they do not say who they are (a user without the right to ``INFO``)."""
+        return self._lives.seen
+
     def counters(self) -> dict[str, int]:
         """What happened so far, ``"<what>:<kind>" -> count``: calls, failures, garbage, topology changes."""
         return self._core.counters.read()
@@ -259,8 +267,8 @@ def _text(fault: Refusal | Unreachable) -> str:
     return fault.explain() if isinstance(fault, Refusal) else str(fault)
 
 
-def _router(address: Address, counters: Counters, membership: Membership | None) -> Router:
-    settings = ServerSettings(address.username, address.password, address.db, address.tls)
+def _router(address: Address, counters: Counters, membership: Membership | None, lives: Lives) -> Router:
+    settings = ServerSettings(address.username, address.password, address.db, address.tls, lives)
     resolver = Resolver()
     if address.kind == "cluster":
         return ClusterRouter(address, settings, resolver=resolver, counters=counters)

@@ -13,6 +13,7 @@ from tent_core.store.batch import Digests
 from tent_core.store.context import Context
 from tent_core.store.copies import fan_out
 from tent_core.store.lookup import Messages
+from tent_core.store.pace import LEAST_S, Pace
 from tent_core.store.reason import PageStatus
 from tent_core.store.retire import retire
 from tent_core.store.tenants import Tenants
@@ -22,7 +23,6 @@ __all__ = ["Upkeep"]
 
 log = logging.getLogger("tent.store")
 _BATCH = 256  # pages in one directory operation
-_PACE_S = 0.005  # between two batches of a republish: serving goes first
 _GENERATIONS_S = 2.0
 _HITS_S = 1.0
 _SCRUB = 64  # pages that are looked at in one round
@@ -43,6 +43,9 @@ class Upkeep:
         self._stop = threading.Event()
         self._next_node = time.monotonic() + self._refresh_s
         self._next_generations = self._next_hits = 0.0
+        self._pace = Pace()
+        self._lives: int | None = 0  # of the directory, when it last knew all that is here
+        self._owed = False  # it has lost something, and does not know it again yet
         self._name_taken = False
         self.tenants = Tenants(context)
         self._announced = context.pool()
@@ -52,6 +55,8 @@ class Upkeep:
         self._thread = threading.Thread(target=self._run, name="tent-upkeep", daemon=True)
 
     def start(self) -> None:
+        """Once the node is in the directory, or is known not to be."""
+        self._lives = self._context.directory.lives
         self._thread.start()
 
     def close(self) -> None:
@@ -68,8 +73,8 @@ class Upkeep:
                 log.exception("upkeep of the page store failed; it goes on")
                 pause = 1.0
             # A wake-up that is not followed by work would spin while the directory is away.
-            if pause and not self._stop.wait(min(pause, _PACE_S)):
-                self._context.wake.wait(max(0.0, pause - _PACE_S))
+            if pause and not self._stop.wait(min(pause, LEAST_S)):
+                self._context.wake.wait(max(0.0, pause - LEAST_S))
 
     def _round(self) -> float:
         """One look at everything. Returns how long there is nothing to do."""
@@ -87,7 +92,7 @@ class Upkeep:
                 self.tenants.learn()
                 self._next_generations = now + _GENERATIONS_S
             more = self._unpublish()
-            if self._writer is not None:
+            if self._writer is not None and self._pace.due:
                 more = self._publish() or more
         except DirectoryUnavailable:
             self._context.directory_lost.set()
@@ -101,16 +106,21 @@ class Upkeep:
             self._report_hits()
             self._next_hits = now + _HITS_S
         if more:
-            return _PACE_S
+            return LEAST_S
         idle = min(self._next_node, self._next_generations) - time.monotonic()
-        return max(_PACE_S, min(idle, _HITS_S) if self._context._hits else idle)
+        if not self._pace.due:
+            idle = min(idle, self._pace.next - time.monotonic())
+        return max(LEAST_S, min(idle, _HITS_S) if self._context._hits else idle)
 
     def _sign_of_life(self) -> None:
-        """Renews the node's record. A directory that had lost it, or had been away, has lost pages too."""
+        """Renews the node's record. A directory that has lost it, or its memory, has lost pages too."""
         context = self._context
         known = context.directory.get_node(context.name)
-        returned = context.directory_lost.is_set()
+        away = context.directory_lost.is_set()
         context.directory_lost.clear()
+        lives = context.directory.lives
+        forgot = away if lives is None else lives != self._lives
+        self._owed = self._owed or forgot or known is None
         try:
             context.directory.put_node(context.name, context.incarnation, context.engine.descriptor())
         except NameInUse as error:
@@ -119,12 +129,18 @@ class Upkeep:
             self._name_taken = True
             return
         self._name_taken = False
-        self._announce(returned or known is None)
-        context.peers.learn_rails()
-        if context.native is not None and (returned or known is None):
-            log.info("the directory is back: pages are published again")
+        again, self._owed = self._owed, False
+        try:
+            self._announce(again)
+        except DirectoryUnavailable:
+            self._owed = again
+            raise
+        self._lives = lives
+        if context.native is not None and again:
+            log.info("the directory has lost what it knew: pages are published again")
             context.metrics.counter("store.republished").inc(context.native.stats()["pages"])
             context.native.enqueue_all()
+        context.peers.learn_rails()
 
     def _announce(self, again: bool) -> None:
         pool = self._context.pool()
@@ -157,15 +173,20 @@ class Upkeep:
 
     def _publish(self) -> bool:
         pages = self._context.native.take_unpublished(_BATCH)
+        if not pages:
+            return False
         groups: dict[tuple[bytes, int], list[tuple[bytes, bytes]]] = {}
         for space, generation, digest, record in pages:
             groups.setdefault((space, generation), []).append((digest, record))
+        started = time.monotonic()
         for (space, generation), items in groups.items():
             settled = self._publisher.publish(space, items, generation)
             lost = sum(status != PageStatus.STORED for status in settled.values())
             self._context.metrics.counter("store.published").inc(len(items) - lost)
         if self._context.directory_lost.is_set():
+            self._pace.failed()
             raise DirectoryUnavailable("publishing waits for the directory")
+        self._pace.took(time.monotonic() - started)
         return len(pages) == _BATCH
 
     def _make_room(self) -> bool:

@@ -234,6 +234,8 @@ class Impostor:
             try:
                 connection.recv(65536)
                 if not self._drip:
+                    connection.sendall(b"$13\r\nrun_id:nobody\r\n")  # to the greeting
+                    connection.recv(65536)
                     connection.sendall(self._answer)
                     self._done.wait()
                 while self._drip and not self._done.wait(0.01):

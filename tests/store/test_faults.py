@@ -253,3 +253,36 @@ def test_invariant_11_memory_in_use_by_a_put_is_not_unregistered(
             client.put(keys)
     over(30)
     client.segment.close(30)
+
+
+def test_a_directory_that_was_only_away_is_not_told_everything_again(
+    open_store: Open, server: Server
+) -> None:
+    store = open_store(directory__timeout_ms=300)
+    owner, reader = Client(store), Client(open_store(capacity="0", directory__timeout_ms=300))
+    owner.put(names(20))
+    with server.silent():
+        assert all_are(reader.get(names(20)), PageStatus.DIRECTORY_DOWN)
+        assert all_are(owner.put(names(5, "meanwhile")), PageStatus.STORED)
+    wait_for(
+        lambda: all_are(reader.get(names(5, "meanwhile")), PageStatus.HIT), "what it missed is published"
+    )
+    wait_for(lambda: not store.stats()["directory_lost"], "the node has heard of the directory again")
+    assert not any("store.republished" in name for name in store.metrics.snapshot())
+    assert all_are(reader.get(names(20)), PageStatus.HIT)
+
+
+def test_a_directory_restored_from_an_old_snapshot(open_store: Open, server: Server) -> None:
+    """The node's record is in it: only the server's process tells that there is something to publish again."""
+    owner, reader = Client(open_store()), Client(open_store(capacity="0"))
+    owner.put(names(10))
+    server.client().save()
+    owner.put(names(10, "later"))
+    owner.store.remove(owner.space, names(10)[:5])  # the snapshot still has them
+    server.kill()
+    server.start()
+    assert server.record_keys()
+    everything = names(10)[5:] + names(10, "later")
+    wait_for(lambda: all_are(reader.exists(everything), PageStatus.HIT), "what came later is published again")
+    assert all_are(reader.get(everything), PageStatus.HIT) and reader.verify(everything)
+    assert not (reader.get(names(10)[:5]) == PageStatus.HIT).any()
