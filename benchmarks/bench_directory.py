@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from tent_core.config import load_config
 from tent_core.store import PageStore
 from tent_metadata import open_directory, plain_url
 
+from . import directory_scale
 from .common import Report, Say, interleave, quiet
 
-__all__ = ["client", "lookup", "measure", "record_bytes"]
+__all__ = ["client", "lookup", "measure", "record_bytes", "write_page"]
 
 _KEYS = 1_000
 _PAGE = 4096
@@ -105,4 +107,11 @@ def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
     report.figures["exists of 1,000 keys and MGET of 1,000 records, ms"] = [
         round(min(times) / count * 1e3, 2) for times in (result.ours, result.floor)
     ]
+    say("what pages cost the server")
+    report.figures.update(directory_scale.figures(directory_scale.measure_costs(quick, size)))
     return report
+
+
+def write_page(report: Report, command: str, folder: Path) -> None:
+    """directory-scale.md."""
+    directory_scale.write_page(directory_scale.costs_of(report.figures), command, folder)

@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> None:
         "--page",
         type=Path,
         metavar="FOLDER",
-        help="sched, hitratio: also write scheduler-cost.md or hit-ratio.md there, with a plot",
+        help="sched, hitratio, directory: also write scheduler-cost.md, hit-ratio.md or directory-scale.md there",
     )
     parser.set_defaults(run=run)
 
