@@ -14,16 +14,19 @@ import numpy as np
 
 from tent_core.config import for_rank, load_config
 from tent_core.errors import Closed, Unsupported
-from tent_core.store import PageStore
+from tent_core.store import PageStatus, PageStore
 
 from .flat import FlatPages
 from .guard import Guard, log
+from .heads import HeadGroups, head_groups
 from .identity import model_fields, namespace_fields, rank_of_process
 from .mover import Mover, Op
 from .policy import boundary, leading, restorable_all, restorable_trailing
 from .pool import HostPool
+from .prefill import PREFILL
 from .settings import split_extra_config
 from .sglang_api import HiCacheStorage, pool_transfer_result, server_args, storage_metrics, text
+from .worth import Worth
 
 __all__ = ["TentHiCacheStorage"]
 
@@ -47,10 +50,6 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         to whoever asked for the attachment; nothing is running yet.
         """
         config, settings = split_extra_config(storage_config.extra_config)
-        if getattr(storage_config, "should_split_heads", False):
-            raise Unsupported(
-                "tp_lcm_size: pages shared by different tensor-parallel sizes are not supported"
-            )
         self._storage_config = storage_config
         self._guard = Guard()
         self._model = model_fields(server_args())
@@ -59,6 +58,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
             store = PageStore.open(for_rank(load_config(config), rank_of_process(storage_config)))
         self._store = store
         self._mover = Mover(self._store, settings, self._guard)
+        self._worth = Worth(lambda: PREFILL.rate, settings.load == "always")
         self._flat = FlatPages(self._store, self._mover, self._flat_namespace)
         self._lock = threading.Lock()
         self._closed = False
@@ -97,12 +97,16 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
             raise Unsupported("; ".join(self._refused.values()))
 
     def _add_pool(self, name: str, pool: Any) -> None:
-        host = HostPool(name, pool, self._store, self._segments)
-        host.namespace = self._namespace(pool, name, "parts", [int(length) for length in host.part_lengths])
+        groups = head_groups(self._storage_config, pool)
+        host = HostPool(name, pool, self._store, self._segments, groups)
+        lengths = [int(length) for length in host.part_lengths]
+        host.namespace = self._namespace(pool, name, "parts", lengths, groups)
         self._pools[name] = host
 
-    def _namespace(self, pool: Any, name: str, form: str, lengths: list[int]) -> Any:
-        fields = namespace_fields(self._storage_config, pool, name, form, lengths, self._model)
+    def _namespace(
+        self, pool: Any, name: str, form: str, lengths: list[int], groups: HeadGroups | None = None
+    ) -> Any:
+        fields = namespace_fields(self._storage_config, pool, name, form, lengths, self._model, groups)
         return self._store.namespace(fields)
 
     def _flat_namespace(self, length: int) -> Any:
@@ -111,11 +115,11 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
     # ---- lookup ------------------------------------------------------------------------------------------------
 
     def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
-        """Number of `keys` found, from the front without a gap."""
-        return self._guard.run("exists", lambda: leading(self._present(KV, keys)), lambda: 0)
+        """Number of `keys` found, from the front without a gap, if they are worth loading."""
+        return self._guard.run("exists", lambda: self._restorable(keys, ())[0], lambda: 0)
 
     def exists(self, key: str) -> bool:
-        return self.batch_exists([key]) == 1
+        return self._guard.run("exists", lambda: bool(self._find(KV, [key])[0].all()), lambda: False)
 
     def batch_exists_v2(self, keys: Sequence[str], pool_transfers: Any = None, extra_info: Any = None) -> Any:
         """The longest prefix whose KV pages and sidecars are all there, and how far each pool goes."""
@@ -129,29 +133,60 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         self, keys: Sequence[str], transfers: Sequence[Any]
     ) -> tuple[int, dict[Any, int], list[int]]:
         """(longest prefix, pages by pool, every prefix length that can be restored)."""
-        pages = leading(self._present(KV, keys))
+        present, seconds = self._find(KV, keys)
+        pages = leading(present)
+        seconds *= pages / max(1, int(np.count_nonzero(present)))
         hits: dict[Any, int] = {KV: pages} if pages else {}
         prefixes = np.ones(pages, dtype=np.bool_)
         for transfer in transfers:
-            rule = text(transfer.hit_policy)
-            if not prefixes.any() or rule == "block_groups":
-                continue  # a block group is a second form of pages found already: it never decides
-            if rule not in ("all_pages", "trailing_pages"):
-                raise Unsupported(f"hit policy {rule!r} of pool {text(transfer.name)!r} is not known to TENT")
-            present = self._present(text(transfer.name), keys[:pages])
-            window = max(1, len(transfer.keys or ()))
-            own = restorable_all(present) if rule == "all_pages" else restorable_trailing(present, window)
+            if not prefixes.any():
+                break
+            own, more = self._restorable_of(transfer, keys[:pages])
+            seconds += more
+            if own is None:
+                continue
             if own.any():
                 hits[transfer.name] = boundary(own)
             prefixes &= own
-        return boundary(prefixes), hits, (np.flatnonzero(prefixes) + 1).tolist()
+        restorable = (np.flatnonzero(prefixes) + 1).tolist()
+        return self._worthwhile(restorable, hits, seconds)
 
-    def _present(self, name: str, keys: Sequence[str]) -> Any:
-        """Per key whether its page is there. A pool that this backend refused has none."""
+    def _restorable_of(self, transfer: Any, keys: Sequence[str]) -> tuple[Any, float]:
+        """Per prefix of `keys` whether this pool allows it (None: the pool never decides); seconds to load it."""
+        rule, name = text(transfer.hit_policy), text(transfer.name)
+        if rule == "block_groups":
+            return None, 0.0  # a second form of pages found already
+        if rule not in ("all_pages", "trailing_pages"):
+            raise Unsupported(f"hit policy {rule!r} of pool {name!r} is not known to TENT")
+        present, seconds = self._find(name, keys)
+        if rule == "all_pages":
+            return restorable_all(present), seconds
+        window = max(1, len(transfer.keys or ()))
+        # Of all that are there it loads the last `window`.
+        return restorable_trailing(present, window), seconds * min(1.0, window / max(1, len(keys)))
+
+    def _worthwhile(
+        self, restorable: list[int], hits: dict[Any, int], seconds: float
+    ) -> tuple[int, dict[Any, int], list[int]]:
+        """The same, without what would take longer to load than to compute."""
+        longest = restorable[-1] if restorable else 0
+        most = self._worth.pages(longest, self._page_tokens(), seconds)
+        if most == longest:
+            return longest, hits, restorable
+        self._guard.count("exists.pages_not_worth_loading", longest - most)
+        some = [pages for pages in restorable if pages <= most]
+        return some[-1] if some else 0, {name: min(pages, most) for name, pages in hits.items()}, some
+
+    def _page_tokens(self) -> int:
+        return self._pool(KV).entries
+
+    def _find(self, name: str, keys: Sequence[str]) -> tuple[Any, float]:
+        """Per key whether its page is there; seconds to load those. A pool that this backend refused has none."""
         if name in self._refused:
-            return np.zeros(len(keys), dtype=np.bool_)
+            return np.zeros(len(keys), dtype=np.bool_), 0.0
         pool = self._pool(name)
-        return self._mover.present(pool.namespace, keys, pool.page_bytes)
+        status, seconds = self._mover.find(pool.namespace, pool.names(keys), pool.piece_bytes, pool.pieces)
+        return status == PageStatus.HIT, seconds
 
     # ---- zero-copy pages ---------------------------------------------------------------------------------------
 
@@ -172,8 +207,15 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
     def _move(self, op: Op, name: str, keys: Sequence[str], host_indices: Any) -> list[bool]:
         def call() -> list[bool]:
             pool = self._pool(name)
-            addresses = pool.locate(host_indices, len(keys))
-            return self._mover.move(op, pool.namespace, keys, addresses, pool.part_lengths)
+            return self._mover.move(
+                op,
+                pool.namespace,
+                pool.names(keys),
+                pool.locate(host_indices, len(keys)),
+                pool.part_lengths,
+                pieces=pool.pieces,
+                within=self._worth.patience(len(keys) * self._page_tokens()) if op == "get" else None,
+            )
 
         return self._guard.run(op, call, lambda: [False] * len(keys)) if len(keys) else []
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tent_core.errors import Unsupported
 
-from .mover import Mover, Op
+from .mover import Mover, Op, encode
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -38,7 +38,9 @@ class FlatPages:
         bounce = self._bounce["get"]
         with bounce.lock:
             rows = bounce.rows(len(keys), length)
-            done = self._mover.move("get", self._namespace(length), keys, _addresses(rows), np.uint64(length))
+            done = self._mover.move(
+                "get", self._namespace(length), encode(keys), _addresses(rows), np.uint64(length)
+            )
             for row, target, ok in zip(rows, targets, done, strict=True):
                 if ok:
                     _bytes(target)[:] = row
@@ -52,7 +54,9 @@ class FlatPages:
             rows = bounce.rows(len(keys), length)
             for row, source in zip(rows, sources, strict=True):
                 row[:] = _bytes(source)
-            done = self._mover.move("set", self._namespace(length), keys, _addresses(rows), np.uint64(length))
+            done = self._mover.move(
+                "set", self._namespace(length), encode(keys), _addresses(rows), np.uint64(length)
+            )
         return all(done)
 
     def namespaces(self) -> list[Any]:

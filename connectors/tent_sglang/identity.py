@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
+from .heads import HeadGroups
+
 # Version of this list of fields and of the order of bytes in a page.
 FORMAT = "sglang-1"
 
@@ -25,12 +27,19 @@ _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
 
 def namespace_fields(
-    config: Any, pool: Any, pool_name: str, form: str, part_lengths: Iterable[int], model: dict[str, str]
+    config: Any,
+    pool: Any,
+    pool_name: str,
+    form: str,
+    part_lengths: Iterable[int],
+    model: dict[str, str],
+    groups: HeadGroups | None = None,
 ) -> dict[str, str]:
     """Fields for the pages of one host pool.
 
     `config`: SGLang's HiCacheStorageConfig. `form`: "parts" (a page's buffers, in the pool's order) or "flat" (the
-    pool's flat copy of a page). `part_lengths`: bytes of each of a page's parts. `model`: see `model_fields`.
+    pool's flat copy of a page). `part_lengths`: bytes of each of a page's parts. `model`: see `model_fields`. `groups`:
+    how the page is cut; then which group it is stands in its key, and the rank does not matter.
     """
     fields = {
         "engine": f"sglang-{sglang_version()}",
@@ -58,6 +67,9 @@ def namespace_fields(
         fields[name] = str(getattr(pool, name, ""))
     for name in ("v_head_dim", "kv_lora_rank", "qk_rope_head_dim", "head_group_num", "storage_format_tag"):
         fields[name] = str(getattr(pool, name, ""))
+    if groups is not None:
+        fields["tp"] = f"heads/{groups.of}"
+        fields["head_num"] = str(int(pool.head_num) // groups.count)
     fields.update(model)
     return fields
 

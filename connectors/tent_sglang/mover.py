@@ -20,10 +20,19 @@ from .settings import Settings
 _STOP_POLL = 0.05
 
 Op = Literal["get", "set"]
+Statuses = npt.NDArray[np.uint8]
+_DONE = {
+    "get": np.array([PageStatus.HIT], np.uint8),
+    "set": np.array([PageStatus.STORED, PageStatus.PRESENT], np.uint8),
+}
 
 
 class Mover:
-    """Runs one store transfer a call and accounts for it. Thread-safe; raises what the store raises."""
+    """Runs one store transfer a call and accounts for it. Thread-safe; raises what the store raises.
+
+    A page may be stored in several pieces, each by a name of its own: then `pieces` consecutive names are a page, and
+    the worst of their statuses is its status.
+    """
 
     def __init__(self, store: Any, settings: Settings, guard: Guard) -> None:
         self._store: Any = store
@@ -40,58 +49,96 @@ class Mover:
         """Lets go of the store, which is closed."""
         self._store = None
 
-    def present(self, namespace: Any, keys: Sequence[str], page_bytes: int) -> npt.NDArray[np.bool_]:
-        """Per key, whether a page of this length is in the store."""
-        if not keys or self._stopping():
-            return np.zeros(len(keys), dtype=np.bool_)
-        lookup = self._store.lookup(namespace, encode(keys), lengths=page_bytes)
+    def find(
+        self, namespace: Any, names: Sequence[bytes], piece_bytes: int, pieces: int = 1
+    ) -> tuple[Statuses, float]:
+        """Per page whether it is in the store in this length (HIT, or why not); seconds that loading the hits takes."""
+        if not names or self._stopping():
+            return np.full(len(names) // pieces, PageStatus.CANCELLED, dtype=np.uint8), 0.0
+        lookup = self._store.lookup(namespace, names, lengths=piece_bytes)
         try:
-            found: npt.NDArray[np.bool_] = np.asarray(lookup.status) == PageStatus.HIT
+            status = _pages(np.asarray(lookup.status), pieces)
+            seconds = float(self._store.predict_get(lookup)) if (status == PageStatus.HIT).any() else 0.0
         finally:
             lookup.release()
-        self._guard.count("exists.pages_found", int(found.sum()))
-        self._guard.count("exists.pages_asked", len(keys))
-        return found
+        self._guard.count("exists.pages_found", int(np.count_nonzero(status == PageStatus.HIT)))
+        self._guard.count("exists.pages_asked", len(status))
+        return status, seconds
 
     def move(
-        self, op: Op, namespace: Any, keys: Sequence[str], addresses: npt.NDArray[np.uint64], lengths: Any
+        self,
+        op: Op,
+        namespace: Any,
+        names: Sequence[bytes],
+        addresses: npt.NDArray[np.uint64],
+        lengths: Any,
+        *,
+        pieces: int = 1,
+        within: float | None = None,
     ) -> list[bool]:
         """One batch read ("get") or write ("set"). Per page whether it worked; a page stored already did.
 
-        `addresses`: [pages, parts] or [pages], in registered memory. `lengths`: bytes of each part. On return no
-        attempt of this batch touches that memory any more, whatever the outcome.
+        `addresses`: [names, parts] or [names], in registered memory. `lengths`: bytes of each part. `within`: seconds,
+        when that is less than the setting allows. On return no attempt of this batch touches that memory any more,
+        whatever the outcome.
         """
         if self._stopping():
-            self._guard.count(f"{op}.pages_stopped", len(keys))
-            return [False] * len(keys)
-        submit = self._store.submit_get if op == "get" else self._store.submit_put
+            self._guard.count(f"{op}.pages_stopped", len(names) // pieces)
+            return [False] * (len(names) // pieces)
         started = time.monotonic()
-        transfer = submit(namespace, encode(keys), addresses, lengths, timeout=self._timeout[op])
+        timeout = self._timeout[op] if within is None else min(within, self._timeout[op])
+        if op == "get":
+            status = self._run(self._store.submit_get, namespace, names, addresses, lengths, timeout)
+        else:
+            status = self._put(namespace, names, addresses, lengths, timeout)
+        seconds = time.monotonic() - started
+        return self._account(op, _pages(status, pieces), pieces * int(np.sum(lengths)), seconds)
+
+    def _put(
+        self, namespace: Any, names: Sequence[bytes], addresses: Any, lengths: Any, timeout: float
+    ) -> Statuses:
+        """What somebody has already is not copied to be thrown away."""
+        status = np.asarray(self._store.held(namespace, names, lengths=int(np.sum(lengths)))).copy()
+        missing = np.flatnonzero(status != PageStatus.PRESENT)
+        if len(missing):
+            some = names if len(missing) == len(names) else [names[row] for row in missing.tolist()]
+            status[missing] = self._run(
+                self._store.submit_put, namespace, some, addresses[missing], lengths, timeout
+            )
+        return status
+
+    def _run(
+        self,
+        submit: Any,
+        namespace: Any,
+        names: Sequence[bytes],
+        addresses: Any,
+        lengths: Any,
+        timeout: float,
+    ) -> Statuses:
+        transfer = submit(namespace, names, addresses, lengths, timeout=timeout)
         while not transfer.wait(_STOP_POLL):
             if self._stopping():
                 transfer.cancel()
         transfer.wait_released(None)
-        seconds = time.monotonic() - started
-        return self._account(op, np.asarray(transfer.status), int(np.sum(lengths)), seconds)
+        return np.asarray(transfer.status)
 
-    def _account(self, op: Op, status: npt.NDArray[np.uint8], page_bytes: int, seconds: float) -> list[bool]:
-        wanted = PageStatus.HIT if op == "get" else PageStatus.STORED
-        moved = int(np.count_nonzero(status == wanted))
+    def _account(self, op: Op, status: Statuses, page_bytes: int, seconds: float) -> list[bool]:
+        done = np.isin(status, _DONE[op])
+        moved = int(np.count_nonzero(status == (PageStatus.HIT if op == "get" else PageStatus.STORED)))
         (self.reads if op == "get" else self.writes).add(moved, moved * page_bytes, seconds)
         self._guard.count(f"{op}.pages", moved)
         self._guard.count(f"{op}.bytes", moved * page_bytes)
-        done = status == wanted
         if op == "set":
-            present = status == PageStatus.PRESENT
-            self._guard.count("set.pages_present", int(np.count_nonzero(present)))
-            done |= present
+            self._guard.count("set.pages_present", int(np.count_nonzero(status == PageStatus.PRESENT)))
         if not done.all():
             self._explain(op, status[~done], len(done))
-        return [bool(ok) for ok in done.tolist()]
+        answers: list[bool] = done.tolist()
+        return answers
 
-    def _explain(self, op: Op, missed: npt.NDArray[np.uint8], of: int) -> None:
+    def _explain(self, op: Op, missed: Statuses, of: int) -> None:
         codes, numbers = np.unique(missed, return_counts=True)
-        reasons = {_reason(int(code)): int(number) for code, number in zip(codes, numbers, strict=True)}
+        reasons = {reason_of(int(code)): int(number) for code, number in zip(codes, numbers, strict=True)}
         for reason, number in reasons.items():
             self._guard.count(f"{op}.miss.{reason}", number)
         why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
@@ -101,12 +148,21 @@ class Mover:
         return self._stop is not None and self._stop.is_set()
 
 
+def _pages(status: Statuses, pieces: int) -> Statuses:
+    """From pieces to pages: misses have the larger numbers."""
+    if pieces == 1:
+        return status
+    worst: Statuses = status.reshape(-1, pieces).max(axis=1)
+    return worst
+
+
 def encode(keys: Sequence[str]) -> list[bytes]:
     """SGLang's page hashes as the store's keys."""
     return [key.encode() for key in keys]
 
 
-def _reason(code: int) -> str:
+def reason_of(code: int) -> str:
+    """The name of a status, or its number when it is a newer store's."""
     try:
         return str(PageStatus(code).name)
     except ValueError:

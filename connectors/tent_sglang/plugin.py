@@ -2,13 +2,16 @@
 
 SGLang calls :func:`register` in every one of its processes, before it parses its arguments. Two hooks do the work:
 one adds ``tent`` to the choices of the flag, the other hands the attachment to SGLang's own ``dynamic`` loader,
-which takes backends from anywhere. What the flag could have said is put into the extra config for the user.
+which takes backends from anywhere. What the flag could have said is put into the extra config for the user. Two more
+watch how long prompts take to compute (:mod:`tent_sglang.prefill`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from .prefill import around_process_result, around_run_batch
 
 BACKEND = "tent"
 FLAG = "--hicache-storage-backend"
@@ -26,7 +29,7 @@ _ATTACH_ORDER = ("storage_backend", "prefetch_threshold", "model_name", "storage
 
 
 def register() -> None:
-    """Entry point of the group ``sglang.srt.plugins``. Registers the two hooks; SGLang applies them."""
+    """Entry point of the group ``sglang.srt.plugins``. Registers the hooks; SGLang applies them."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     HookRegistry.register("sglang.srt.server_args.ServerArgs.add_cli_args", offer_choice, HookType.AFTER)
@@ -35,6 +38,9 @@ def register() -> None:
         attach,
         HookType.AROUND,
     )
+    scheduler = "sglang.srt.managers.scheduler.Scheduler"
+    HookRegistry.register(f"{scheduler}.run_batch", around_run_batch, HookType.AROUND)
+    HookRegistry.register(f"{scheduler}.process_batch_result", around_process_result, HookType.AROUND)
 
 
 def offer_choice(result: Any, parser: Any, *args: Any, **kwargs: Any) -> Any:

@@ -41,6 +41,11 @@ class Settings:
     """Longest time one batch read may take before the rest of it is a miss."""
     put_timeout_ms: int = 5000
     """Longest time one batch write may take before the rest of it is given up."""
+    load: str = "auto"
+    """"auto": pages that would arrive later than they can be computed are not loaded; "always": all that are found."""
+
+
+_CHOICES = {"load": ("auto", "always")}
 
 
 def split_extra_config(extra: Mapping[str, Any] | None) -> tuple[dict[str, Any], Settings]:
@@ -58,6 +63,10 @@ def _settings(section: Any) -> Settings:
             near = get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {SECTION}.{near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
             raise ConfigError(f"unknown configuration key {SECTION}.{key}{hint}")
+        if key in _CHOICES:
+            if value not in _CHOICES[key]:
+                raise ConfigError(f"{SECTION}.{key}: expected {' or '.join(_CHOICES[key])}, got {value!r}")
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise ConfigError(f"{SECTION}.{key}: expected a positive number of milliseconds, got {value!r}")
     return Settings(**section)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from tent_core import _native
 from tent_core.engine import Peer
-from tent_core.errors import DirectoryUnavailable, TentError
-from tent_core.store.batch import Digests, Rows, Statuses, Words
+from tent_core.errors import DirectoryUnavailable, InvalidArgument, TentError
+from tent_core.store.batch import Batch, Digests, Rows, Statuses, Words
 from tent_core.store.context import Context, Deadline
 from tent_core.store.reason import PageStatus
 
@@ -62,6 +62,19 @@ class Located:
             self.nodes,
             [self.records[row] for row in rows.tolist()],
         )
+
+    def of(self, batch: Batch) -> Located:
+        """The rows that belong to a batch of the same pages, or of the first of them; its lengths are compared
+        again. Raises InvalidArgument for other pages."""
+        count = len(batch)
+        if count > len(self.digests) or not np.array_equal(self.digests[:count], batch.digests):
+            raise InvalidArgument(
+                "the look-up is of other keys: hand in one of the same keys, or of more that begin so"
+            )
+        mine = self.rows(np.arange(count))
+        wrong = (mine.status == PageStatus.HIT) & (mine.length != batch.totals)
+        mine.status[wrong] = PageStatus.LENGTH_MISMATCH
+        return mine
 
     def owned_by(self, index: int) -> Rows:
         found: Rows = np.flatnonzero((self.status == PageStatus.HIT) & (self.node == index))

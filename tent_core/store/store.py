@@ -23,6 +23,7 @@ from tent_core.store.batch import Batch, Statuses, Words, digests_of, hold, make
 from tent_core.store.context import Context, Deadline
 from tent_core.store.copies import Copies
 from tent_core.store.drain import Drained, drain
+from tent_core.store.held import held
 from tent_core.store.lookup import Located, Lookup, lease, locate
 from tent_core.store.namespace import Namespace, Value
 from tent_core.store.peers import Peers
@@ -286,6 +287,14 @@ class PageStore:
         located = locate(self._context, namespace.digest, digests_of(namespace.digest, keys), None)
         return located.status
 
+    def held(self, namespace: Namespace, keys: Sequence[bytes], *, lengths: Any = None) -> Statuses:
+        """PRESENT per page that a put would find there already, and so need not be made; else ABSENT, or why nobody
+        can tell. ``lengths``: a page of another length is none."""
+        self._usable()
+        digests = digests_of(namespace.digest, keys)
+        expected = None if lengths is None else page_lengths(lengths, len(digests))
+        return held(self._context, namespace.digest, digests, expected)
+
     def remove(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
         """Takes pages out of the directory and out of their owner's memory: HIT (it was there) or a miss reason."""
         self._usable()
@@ -456,7 +465,7 @@ class PageStore:
         if priority not in _PRIORITIES:
             raise InvalidArgument(f"priority must be one of {', '.join(_PRIORITIES)}, not {priority!r}")
         batch = make_batch(namespace.digest, keys, addresses, lengths)
-        located = None if lookup is None else _located_for(batch, lookup.located)
+        located = None if lookup is None else lookup.located.of(batch)
         return batch, located, hold(self.engine, batch, destination=True)
 
     def _put(
@@ -484,17 +493,3 @@ class PageStore:
             return status
 
         return self._workers.submit(len(batch), run, held.release)
-
-
-def _located_for(batch: Batch, located: Located) -> Located:
-    """The rows of a look-up that belong to a batch; its lengths are compared again."""
-    count = len(batch)
-    if count > len(located.digests) or not np.array_equal(located.digests[:count], batch.digests):
-        raise InvalidArgument(
-            "the look-up is of other keys: hand in one of the same keys, or of more that begin so"
-        )
-    rows = np.arange(count)
-    mine = located.rows(rows)
-    wrong = (mine.status == PageStatus.HIT) & (mine.length != batch.totals)
-    mine.status[wrong] = PageStatus.LENGTH_MISMATCH
-    return mine

@@ -85,7 +85,7 @@ class Config:
     pp_rank: int = 0
     pp_size: int = 1
     is_mla_model: bool = False
-    should_split_heads: bool = False
+    tp_lcm_size: int | None = None
 
 
 def indices(*pages: int) -> np.ndarray:
@@ -287,8 +287,6 @@ def test_a_pool_without_addresses_is_refused_by_name(stores):
 def test_mistakes_are_named_at_attach():
     with pytest.raises(ConfigError, match="did you mean"):
         TentHiCacheStorage(Config({"directory": {"urll": "redis://x"}}))
-    with pytest.raises(Unsupported, match="tp_lcm_size"):
-        TentHiCacheStorage(Config(should_split_heads=True))
 
 
 def test_a_backend_opens_and_closes_a_store_of_its_own():

@@ -22,13 +22,15 @@ def test_sglangs_own_keys_do_not_reach_tents_configuration():
 def test_the_connectors_section():
     _, settings = split_extra_config({"sglang": {"get_timeout_ms": 250}})
     assert settings == Settings(get_timeout_ms=250)
+    assert split_extra_config({"sglang": {"load": "always"}})[1].load == "always"
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
         ({"get_timeout": 5}, r"sglang\.get_timeout; did you mean sglang\.get_timeout_ms\?"),
-        ({"zzz": 5}, r"known: get_timeout_ms, put_timeout_ms"),
+        ({"zzz": 5}, r"known: get_timeout_ms, load, put_timeout_ms"),
+        ({"load": "sometimes"}, "sglang.load: expected auto or always, got 'sometimes'"),
         ({"get_timeout_ms": 0}, "positive number of milliseconds, got 0"),
         ({"get_timeout_ms": "5 s"}, "positive number"),
         ({"get_timeout_ms": True}, "positive number"),
