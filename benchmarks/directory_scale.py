@@ -141,7 +141,7 @@ def _load_rows(costs: Costs) -> str:
     for nodes in (10, 100, 1_000):
         stored = nodes * 1_000 * (costs.publish_s + costs.unpublish_s)
         found = nodes * 4_000 * costs.lookup_s
-        # A sign of life every third of 10 s, two namespaces' generations every 2 s, a listing every 3.3 s + 20 ms a node.
+        # Sign of life each third of 10 s, generations of two namespaces each 2 s, a listing each 3.3 s + 20 ms a node.
         kept = nodes * (0.3 * costs.sign_of_life_s + costs.lookup_s)
         kept += nodes / (3.3 + 0.02 * nodes) * costs.listing_s * nodes / 1_000
         shards = max(1, math.ceil((stored + found) / _SHARD_CORE))
@@ -202,7 +202,7 @@ Batches of 256, as nodes send them.
 
 A node that stores 1,000 pages of 1 MiB a second (1 GiB/s), evicts as many, and whose engine asks for 4,000:
 
-| nodes | cores: storing, evicting | look-ups | nodes' own | shards at half a core | the nodes' own, of one shard's half core |
+| nodes | cores: storing, evicting | look-ups | nodes' own | shards at half a core | nodes' own share of one shard |
 |---|---|---|---|---|---|
 {load}
 
