@@ -35,9 +35,9 @@ _KEPT = 1024  # batches of new pages that wait to be spread
 Group = tuple[bytes, int, Digests]  # namespace, generation, pages
 
 
-def spread(digests: Digests, pools: list[Pool], copies: int) -> list[list[int]]:
-    """For each page the pools (by position) that its copies go to, on as many hosts: highest random weight, so that
-    a pool that comes or goes moves no other pool's pages."""
+def ranked(digests: Digests, pools: list[Pool]) -> list[list[int]]:
+    """For each page all pools (by position), its first choice first: by highest random weight, so that a pool that
+    comes or goes moves no other pool's pages."""
     if not pools:
         return [[] for _ in range(len(digests))]
     heads = np.ascontiguousarray(digests[:, :8]).view(np.uint64).ravel()
@@ -46,8 +46,14 @@ def spread(digests: Digests, pools: list[Pool], copies: int) -> list[list[int]]:
     weights ^= weights >> np.uint64(29)
     weights *= np.uint64(0xBF58476D1CE4E5B9)
     order = np.argsort(-(weights >> np.uint64(1)).astype(np.int64), axis=1)
+    rows: list[list[int]] = order.tolist()
+    return rows
+
+
+def spread(digests: Digests, pools: list[Pool], copies: int) -> list[list[int]]:
+    """For each page the pools (by position) that its copies go to, on as many hosts."""
     chosen: list[list[int]] = []
-    for row in order.tolist():
+    for row in ranked(digests, pools):
         hosts: set[str] = set()
         mine: list[int] = []
         for position in row:

@@ -13,7 +13,7 @@ from tent_core import _native
 from tent_core.errors import DirectoryUnavailable, SegmentGone
 from tent_core.store.batch import Digests, Words
 from tent_core.store.context import Context
-from tent_core.store.copies import ask, spread
+from tent_core.store.copies import ask, ranked
 from tent_core.store.pools import Pool
 from tent_core.store.reason import PageStatus
 
@@ -113,8 +113,9 @@ def _move(context: Context, batch: _Pages, deadline: float) -> int:
             left = _without_moved(context, batch.space, left)
             if not len(left) or not pools:
                 break
-            _ask_all(context, batch, left, pools, attempt)
-            left = _wait_moved(context, batch.space, left, min(deadline, time.monotonic() + _BATCH_S))
+            taken = _ask_all(context, batch, left, pools, attempt)
+            _wait_moved(context, batch.space, taken, min(deadline, time.monotonic() + _BATCH_S))
+            left = _without_moved(context, batch.space, left)
         except DirectoryUnavailable:
             context.lost_directory()
             time.sleep(_POLL_S)
@@ -123,23 +124,43 @@ def _move(context: Context, batch: _Pages, deadline: float) -> int:
     return len(batch.digests) - len(left)
 
 
-def _ask_all(context: Context, batch: _Pages, digests: Digests, pools: list[Pool], attempt: int) -> None:
-    """Each page's own first choice; in the next attempt its second."""
-    order = spread(digests, pools, len(pools))
-    for position, pool in enumerate(pools):
-        rows = [row for row, mine in enumerate(order) if mine and mine[attempt % len(mine)] == position]
-        if rows:
-            some = np.ascontiguousarray(digests[rows])
-            answers = ask(context, pool, (batch.space, batch.generation, some), 0)
+def _ask_all(context: Context, batch: _Pages, digests: Digests, pools: list[Pool], attempt: int) -> Digests:
+    """Each page's own first choice, in the next attempt its second; where that does not take it, the one after. Returns
+    the pages that were taken on."""
+    choices = ranked(digests, pools)
+    turns = [attempt] * len(digests)
+    taken: list[int] = []
+    left = list(range(len(digests)))
+    refused: set[int] = set()
+    while left and len(refused) < len(pools):
+        asked: dict[int, list[int]] = {}
+        for row in left:
+            while (choice := choices[row][turns[row] % len(pools)]) in refused:
+                turns[row] += 1
+            asked.setdefault(choice, []).append(row)
+        left = []
+        for position, rows in asked.items():
+            answers = ask(
+                context, pools[position], (batch.space, batch.generation, _rows_of(digests, rows)), 0
+            )
             if answers is None or (answers == PageStatus.REFUSED).any():
-                log.info("node %r takes no more pages of this one", pool.node)
+                log.info("node %r takes no more pages of this one", pools[position].node)
+                refused.add(position)
+                left += rows
+            else:
+                taken += rows
+    return _rows_of(digests, taken)
+
+
+def _rows_of(digests: Digests, rows: list[int]) -> Digests:
+    return np.ascontiguousarray(digests[rows])
 
 
 def _without_moved(context: Context, space: bytes, digests: Digests) -> Digests:
     """The pages that nobody else has by the directory."""
     records, _ = context.directory.lookup(space, digests)
     alone = [row for row, record in enumerate(records) if not _elsewhere(context, record)]
-    return np.ascontiguousarray(digests[alone])
+    return _rows_of(digests, alone)
 
 
 def _elsewhere(context: Context, record: bytes | None) -> bool:
@@ -150,13 +171,12 @@ def _elsewhere(context: Context, record: bytes | None) -> bool:
     )
 
 
-def _wait_moved(context: Context, space: bytes, digests: Digests, until: float) -> Digests:
+def _wait_moved(context: Context, space: bytes, digests: Digests, until: float) -> None:
     pause = _POLL_S
     while len(digests) and time.monotonic() < until:
         time.sleep(pause)
         pause = min(0.2, pause * 1.5)
         digests = _without_moved(context, space, digests)
-    return digests
 
 
 def _wait_unpublished(context: Context) -> None:
