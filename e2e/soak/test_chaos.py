@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import pytest
 
+from support.clock import JumpingClock
 from support.store_process import TENT, NodeProcess, StoreProcess, contents
 from support.stores import Server, wait_for
 from tent_core.store import PageStatus
@@ -37,7 +38,11 @@ def _digests(key: bytes) -> set[bytes]:
 class Chaos:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.server = Server()
+        self.server = Server(start=False)
+        self.clock = JumpingClock(self.server.folder, "stores")
+        self.redis_clock = JumpingClock(self.server.folder, "redis")
+        self.server.environment = self.redis_clock.environment
+        self.server.start()
         self.stores = [self._store(i) for i in range(_PROCESSES)]
         self.node = self._node()
         self.good = {key: _digests(key) for key in _KEYS}
@@ -61,7 +66,7 @@ class Chaos:
         }
 
     def _store(self, index: int) -> StoreProcess:
-        return StoreProcess(self._settings(f"host-{index % 2}"))
+        return StoreProcess(self._settings(f"host-{index % 2}"), self.clock.environment)
 
     def _node(self) -> NodeProcess:
         return NodeProcess(self.server.folder, "keeper", **self._settings("host-0"))
@@ -155,12 +160,17 @@ class Chaos:
             raw[self.random.randrange(len(raw))] ^= 1 << self.random.randrange(8)
             client.set(key, bytes(raw))
 
+    def clock_jumps(self) -> None:
+        """Redis's only forward: what it is to forget by a clock set back it keeps, dead nodes' names among it."""
+        self.clock.jump(self.random.uniform(-1000, 1000))
+        self.redis_clock.jump(self.redis_clock.days + self.random.uniform(0.01, 2))
+
     # ---- all of it
 
     _WEIGHTS = (
         ("put", 40), ("get", 60), ("remove", 3), ("kill_a_store", 1), ("kill_a_store_in_a_put", 1),
         ("stop_a_store", 4), ("kill_the_node", 1), ("redis_dies", 1), ("redis_stops", 3), ("memory_rots", 3),
-        ("records_rot", 3),
+        ("records_rot", 3), ("clock_jumps", 2),
     )  # fmt: skip
 
     def run(self, seconds: float) -> None:

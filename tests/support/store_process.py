@@ -38,12 +38,13 @@ def contents(key: bytes, flavour: int) -> bytes:
 class StoreProcess:
     """Requests are methods of `_Store` below. `Ended`: it is gone; AssertionError: it does not answer."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
         self._connection, theirs = Pipe()
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
         theirs.close()
         self.name = str(self.ask("open", dict(config)))

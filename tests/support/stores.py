@@ -45,6 +45,8 @@ class Server:
         self.url = f"unix://{self.socket}"
         self._program = shutil.which("redis-server") or shutil.which("valkey-server") or binary._packaged()
         self._process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        """More of it, from the next start on."""
         if start:
             self.start()
 
@@ -56,7 +58,9 @@ class Server:
         command = [self._program, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         # A sanitizer that is preloaded into the tests has no business in the server.
         env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        self._process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL, env=env)
+        self._process = subprocess.Popen(
+            [*command, "--save", ""], stdout=subprocess.DEVNULL, env={**env, **self.environment}
+        )
         wait_for(self._answers, "the Redis of this test answers")
 
     def _answers(self) -> bool:
