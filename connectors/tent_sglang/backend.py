@@ -40,6 +40,11 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
     returned nothing of TENT touches them any more, and a new backend may be attached over the same memory.
     """
 
+    _pin_ms = 0
+    """How long owners keep what a look-up found."""
+    _cut_short = True
+    """Whether a load ends early when computing would have been faster."""
+
     def __init__(
         self, storage_config: Any, kwargs: dict[str, Any] | None = None, *, store: Any = None
     ) -> None:
@@ -185,7 +190,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         if name in self._refused:
             return np.zeros(len(keys), dtype=np.bool_), 0.0
         pool = self._pool(name)
-        status, seconds = self._mover.find(pool.namespace, pool.names(keys), pool.piece_bytes, pool.pieces)
+        status, seconds = self._mover.find(
+            pool.namespace, pool.names(keys), pool.piece_bytes, pool.pieces, pin_ms=self._pin_ms
+        )
         return status == PageStatus.HIT, seconds
 
     # ---- zero-copy pages ---------------------------------------------------------------------------------------
@@ -207,6 +214,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
     def _move(self, op: Op, name: str, keys: Sequence[str], host_indices: Any) -> list[bool]:
         def call() -> list[bool]:
             pool = self._pool(name)
+            impatient = op == "get" and self._cut_short
             return self._mover.move(
                 op,
                 pool.namespace,
@@ -214,7 +222,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
                 pool.locate(host_indices, len(keys)),
                 pool.part_lengths,
                 pieces=pool.pieces,
-                within=self._worth.patience(len(keys) * self._page_tokens()) if op == "get" else None,
+                within=self._worth.patience(len(keys) * self._page_tokens()) if impatient else None,
             )
 
         return self._guard.run(op, call, lambda: [False] * len(keys)) if len(keys) else []

@@ -50,12 +50,15 @@ class Mover:
         self._store = None
 
     def find(
-        self, namespace: Any, names: Sequence[bytes], piece_bytes: int, pieces: int = 1
+        self, namespace: Any, names: Sequence[bytes], piece_bytes: int, pieces: int = 1, *, pin_ms: int = 0
     ) -> tuple[Statuses, float]:
-        """Per page whether it is in the store in this length (HIT, or why not); seconds that loading the hits takes."""
+        """Per page whether it is in the store in this length (HIT, or why not); seconds that loading the hits takes.
+
+        `pin_ms`: owners keep what was found for so long.
+        """
         if not names or self._stopping():
             return np.full(len(names) // pieces, PageStatus.CANCELLED, dtype=np.uint8), 0.0
-        lookup = self._store.lookup(namespace, names, lengths=piece_bytes)
+        lookup = self._store.lookup(namespace, names, lengths=piece_bytes, pin_ms=pin_ms)
         try:
             status = _pages(np.asarray(lookup.status), pieces)
             seconds = float(self._store.predict_get(lookup)) if (status == PageStatus.HIT).any() else 0.0

@@ -27,6 +27,8 @@ def attachment(directory: Server) -> dict[str, Any]:
         "directory": {"url": directory.url, "timeout_ms": 2000},
         "store": {"capacity": "256MiB", "extent": "16MiB"},
         "prefetch_threshold": PAGE_TOKENS,
+        # What is found is loaded, however fast the small model computes on a busy machine.
+        "sglang": {"load": "always"},
     }
 
 

@@ -12,6 +12,7 @@ import os
 import unittest
 from array import array
 from typing import Any
+from unittest import mock
 
 # Before SGLang is imported: its CPU engine, and the plug-in that copies between "device" and host without kernels.
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
@@ -19,10 +20,13 @@ os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
 import torch
 from sglang.kernels.ops.attention.fla.chunk_delta_h import CHUNK_SIZE
 from sglang.srt.mem_cache.base_prefix_cache import CacheRequestHandle
+from sglang.srt.mem_cache.hicache_storage import HiCacheStorageConfig, PoolHitPolicy, PoolName, PoolTransfer
+from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
 from sglang.srt.mem_cache.unified_cache.components.base import ComponentType
 from sglang.srt.plugins import load_plugins
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
+from sglang.test.kits.unified_radix_cache import fixtures
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang.test.kits.unified_radix_cache.fixtures import (
     build_fixture,
@@ -34,6 +38,8 @@ from sglang.test.kits.unified_radix_cache.storage import UnifiedRadixCacheStorag
 
 load_plugins()
 
+__all__ = ["FULL", "MAMBA", "SWA", "CacheConfig", "HiCacheStorageConfig", "Kit", "Side", "torch"]
+
 FULL, SWA, MAMBA = ComponentType.FULL, ComponentType.SWA, ComponentType.MAMBA
 Pages = dict[tuple[ComponentType, str], bytes]
 
@@ -43,8 +49,16 @@ class Side:
 
     def __init__(self, cache: Any, allocator: Any, requests: Any) -> None:
         self.cache, self.allocator, self.requests = cache, allocator, requests
-        self.backend = cache.cache_controller.storage_backend
         self.controller = cache.cache_controller
+
+    @property
+    def backend(self) -> Any:
+        return self.controller.storage_backend
+
+    @property
+    def host_pool(self) -> Any:
+        """Of the full-attention cache."""
+        return self.controller.mem_pool_host.anchor_entry.host_pool
 
     def _tensors(self, component: ComponentType) -> list[Any]:
         """Device buffers of a component, slots in the first dimension."""
@@ -101,19 +115,54 @@ class Side:
         return found
 
 
+class Device:
+    """The device pools of a linker."""
+
+    def __init__(self, linker: Any) -> None:
+        self.linker = linker
+
+    def bytes_at(self, transfer: PoolTransfer) -> bytes:
+        buffers = self.linker.pools[transfer.name].get_hybrid_pool_buffer()
+        return b"".join(
+            tensor[transfer.device_indices].contiguous().view(torch.uint8).numpy().tobytes()
+            for tensor in buffers
+        )
+
+
+def _latent_pool(*, head_num: int, head_dim: int, **rest: Any) -> Any:
+    return MLATokenToKVPool(kv_lora_rank=head_dim, qk_rope_head_dim=16, **rest)
+
+
 class Kit(UnifiedRadixCacheStorageFixtures, unittest.TestCase):
     """The wheel's fixtures, with our storage attached by the flag's value as in a server. `doCleanups` ends it."""
 
-    def __init__(self, cfg: CacheConfig, extra: dict[str, Any], layout: str = "layer_first") -> None:
+    def __init__(
+        self, cfg: CacheConfig, extra: dict[str, Any], layout: str = "layer_first", *, mla: bool = False
+    ) -> None:
+        """`mla`: the full-attention pool is one of latent attention, which the fixtures do not know."""
         super().__init__()
-        self.cfg, self._extra, self._layout = cfg, extra, layout
+        self.cfg, self._extra, self._layout, self._mla = cfg, extra, layout, mla
 
     def runTest(self) -> None:
         """unittest wants one."""
 
-    def side(self, *, backend: str = "tent", policy: str = "wait_complete", **extra: Any) -> Side:
-        """A cache of its own with the storage attached."""
-        cache, allocator, requests = build_fixture(self.cfg)
+    def fixture(self, cfg: CacheConfig | None = None) -> tuple[Any, Any, Any]:
+        """(cache, allocator, request pool), without host pools and storage."""
+        if not self._mla:
+            return build_fixture(cfg or self.cfg)
+        with mock.patch.object(fixtures, "MHATokenToKVPool", _latent_pool):
+            return build_fixture(cfg or self.cfg)
+
+    def side(
+        self,
+        *,
+        backend: str | None = "tent",
+        policy: str = "wait_complete",
+        cfg: CacheConfig | None = None,
+        **extra: Any,
+    ) -> Side:
+        """A cache of its own with the storage attached; None: host pools alone."""
+        cache, allocator, requests = self.fixture(cfg)
         override = get_parallel().override(tp_rank=0, tp_size=1, pp_rank=0, pp_size=1)
         override.__enter__()
         self.addCleanup(override.__exit__, None, None, None)
@@ -132,15 +181,48 @@ class Kit(UnifiedRadixCacheStorageFixtures, unittest.TestCase):
         args._mamba_cache_chunk_size = max(CHUNK_SIZE, self.cfg.page_size)
         set_global_server_args_for_scheduler(args)
         cache.init_hicache(args, cache.cache_init_params)
-        self.addCleanup(cache.cache_controller.detach_storage_backend)
+        if backend:
+            self.addCleanup(cache.cache_controller.detach_storage_backend)
         self.addCleanup(drop_hicache_atexit_pin, cache)
         cache.write_through_threshold = 1 << 30
         cache.load_back_threshold = 0
         controller = cache.cache_controller
+        if not backend:
+            return Side(cache, allocator, requests)
         controller.prefetch_capacity_limit = max(
             controller.prefetch_capacity_limit, controller.mem_pool_host.size
         )
         return Side(cache, allocator, requests)
+
+    def linked(self, store: Any) -> tuple[Any, Device]:
+        """A linker over device pools of its own, and those pools."""
+        from tent_sglang.linker import TentLinker
+
+        cache, _, _ = self.fixture()
+        override = get_parallel().override(tp_rank=0, tp_size=1, pp_rank=0, pp_size=1)
+        override.__enter__()
+        self.addCleanup(override.__exit__, None, None, None)
+        args = ServerArgs(model_path="dummy", page_size=self.cfg.page_size)
+        linker = TentLinker(args, cache.cache_init_params, components=set(self.cfg.components), store=store)
+        self.addCleanup(linker.close)
+        return linker, Device(linker)
+
+    def transfers(self, device: Device, keys: list[str], seed: int | None) -> list[PoolTransfer]:
+        """One transfer a component over whole pages of slots; filled at random where there is a seed, zeroes and other
+        slots where there is none."""
+        first = 1 if seed is None else 4
+        slots = torch.arange(first * self.cfg.page_size, (first + len(keys)) * self.cfg.page_size)
+        made = [PoolTransfer(name=PoolName.KV, device_indices=slots, keys=keys)]
+        if self.cfg.has_swa:
+            window, rule = slots + self.cfg.page_size, PoolHitPolicy.TRAILING_PAGES
+            made.append(PoolTransfer(name=PoolName.SWA, device_indices=window, keys=keys, hit_policy=rule))
+        draw = None if seed is None else torch.Generator().manual_seed(seed)
+        for transfer in made:
+            for tensor in device.linker.pools[transfer.name].get_hybrid_pool_buffer():
+                shape = tensor[transfer.device_indices].shape
+                fresh = torch.zeros(shape) if draw is None else torch.randn(shape, generator=draw)
+                tensor[transfer.device_indices] = fresh.to(tensor.dtype)
+        return made
 
     def store(self, side: Side, tokens: list[int], seed: int) -> Pages:
         """Computed (by a random generator), backed up to the host and from there to the storage."""
