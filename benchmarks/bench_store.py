@@ -1,7 +1,7 @@
-"""``tent bench store``: pages of 1 MiB put into and got from another process, verified, beside memcpy.
+"""``tent bench store``: pages put into and got from another process, verified and not, beside memcpy and raw sockets.
 
-The batch figures are beside a plain memcpy of as many bytes. A single put is beside what it cannot do without: one
-memcpy, one page check and one SET of a record, each measured in this run.
+The batch figures are beside a plain memcpy of as many bytes, over TCP beside raw sockets. A single put is beside what
+it cannot do without: one memcpy, one page check and one SET of a record, each measured in this run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,9 +29,10 @@ from .rivals import Absent, Rival
 
 __all__ = ["measure"]
 
-_PAGE = 1 << 20
+_MIB = 1 << 20
+_PAGE = _MIB
 _BATCH = 16
-_CAPACITY_MIB = 256
+_CAPACITY_MIB = 512
 _OWNER = """
 import json, sys
 from tent_core.store import PageStore
@@ -40,10 +42,30 @@ with PageStore.open(json.loads(sys.argv[1])) as store:
 """
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """A batch: what it is called, a page's bytes, and how many."""
+
+    title: str
+    nbytes: int
+    count: int
+
+    @property
+    def total(self) -> int:
+        return self.nbytes * self.count
+
+
+_SHAPES = (
+    _Shape("16x1MiB", _MIB, 16),
+    _Shape("128x1MiB", _MIB, 128),
+    _Shape("256x64KiB", _MIB // 16, 256),
+)
+
+
 @contextmanager
-def _owner() -> Iterator[str]:
+def _owner(**more: object) -> Iterator[str]:
     """The process whose memory holds the pages; gives its node name."""
-    settings = json.dumps({"store.capacity": f"{_CAPACITY_MIB}MiB", "store.extent": "32MiB"})
+    settings = json.dumps({"store.capacity": f"{_CAPACITY_MIB}MiB", "store.extent": "32MiB", **more})
     process = subprocess.Popen(
         [sys.executable, "-c", _OWNER, settings],
         stdin=subprocess.PIPE,
@@ -62,24 +84,27 @@ def _owner() -> Iterator[str]:
 
 
 class _Pages:
-    """Timed puts and gets of pages of 1 MiB, with keys that were never used before."""
+    """Timed puts and gets of pages of one size, with keys that were never used before."""
 
-    def __init__(self, store: PageStore, owner: str) -> None:
+    def __init__(self, store: PageStore, owner: str, shape: _Shape) -> None:
         self._store = store
         self._owner = owner
+        self._nbytes = shape.nbytes
         self._namespace = store.namespace({"model": f"bench-{time.time_ns()}"})
         self._numbers = itertools.count()
-        self.source = np.random.default_rng(1).integers(0, 256, _BATCH * _PAGE, dtype=np.uint8)
-        self.into = np.zeros(_BATCH * _PAGE, dtype=np.uint8)
+        self.source = np.random.default_rng(1).integers(0, 256, shape.total, dtype=np.uint8)
+        self.into = np.zeros(shape.total, dtype=np.uint8)
         self._segments = [store.register(self.source), store.register(self.into)]
         self._last: list[bytes] = []
 
     def close(self) -> None:
+        if self._last:
+            self._store.remove(self._namespace, self._last)
         for segment in self._segments:
             segment.close()
 
     def _addresses(self, array: Any, count: int) -> Any:
-        return np.arange(count, dtype=np.uint64) * np.uint64(_PAGE) + np.uint64(array.ctypes.data)
+        return np.arange(count, dtype=np.uint64) * np.uint64(self._nbytes) + np.uint64(array.ctypes.data)
 
     def put(self, count: int) -> float:
         """Seconds of one put of ``count`` pages. What the one before it put is removed first, untimed."""
@@ -88,7 +113,7 @@ class _Pages:
         keys = [b"page-%09d" % next(self._numbers) for _ in range(count)]
         addresses = self._addresses(self.source, count)
         started = time.perf_counter()
-        status = self._store.put(self._namespace, keys, addresses, _PAGE, node=self._owner)
+        status = self._store.put(self._namespace, keys, addresses, self._nbytes, node=self._owner)
         seconds = time.perf_counter() - started
         _demand(status, PageStatus.STORED)
         self._last = keys
@@ -98,12 +123,13 @@ class _Pages:
         """Seconds of one get of the ``count`` pages put last, which must then be what was put."""
         addresses = self._addresses(self.into, count)
         started = time.perf_counter()
-        status = self._store.get(self._namespace, self._last[:count], addresses, _PAGE)
+        status = self._store.get(self._namespace, self._last[:count], addresses, self._nbytes)
         seconds = time.perf_counter() - started
         _demand(status, PageStatus.HIT)
-        if not np.array_equal(self.into[: count * _PAGE], self.source[: count * _PAGE]):
+        nbytes = count * self._nbytes
+        if not np.array_equal(self.into[:nbytes], self.source[:nbytes]):
             raise RuntimeError("a get returned other bytes than were put")
-        self.into[: count * _PAGE] = 0
+        self.into[:nbytes] = 0
         return seconds
 
     def published(self) -> None:
@@ -150,37 +176,96 @@ def _beside(report: Report, pages: _Pages, python: str | None, pairs: int) -> No
         report.notes.append(f"not measured: {reason}")
 
 
+def _batches(report: Report, store: PageStore, owner: str, floors: Floors, shape: _Shape, pairs: int) -> None:
+    """Puts and gets of one shape, verified, beside memcpy."""
+    pages = _Pages(store, owner, shape)
+    plain = partial(floors.memcpy, shape.nbytes, shape.count)
+    try:
+        for _ in range(2 * _CAPACITY_MIB * _MIB // shape.total):  # floors and puts are of warm memory
+            pages.put(shape.count)
+        for op in ("put", "get"):
+            report.say(f"{op} {shape.title}")
+            if op == "get":
+                pages.published()
+            both = interleave(partial(getattr(pages, op), shape.count), plain, pairs)
+            report.ratios[f"{op}_{shape.title}"] = both.speed
+            report.speeds(f"{op} {shape.title}", "memcpy", both, shape.total)
+    finally:
+        pages.close()
+
+
+def _unverified(report: Report, owner: str, floors: Floors, pairs: int) -> None:
+    """Gets that check nothing: what the rest of them costs."""
+    shape = _SHAPES[0]
+    report.say(f"get {shape.title}, unverified")
+    with PageStore.open({"store.capacity": 0, "store.check": False}) as store:
+        pages = _Pages(store, owner, shape)
+        try:
+            pages.put(shape.count)
+            pages.published()
+            plain = partial(floors.memcpy, shape.nbytes, shape.count)
+            both = interleave(partial(pages.get, shape.count), plain, pairs)
+            report.ratios[f"get_{shape.title}_unverified"] = both.speed
+            report.speeds(f"get {shape.title}, unverified", "memcpy", both, shape.total)
+        finally:
+            pages.close()
+
+
+def _over_tcp(report: Report, floors: Floors, pairs: int) -> None:
+    """The same between nodes that share no memory, beside raw sockets."""
+    shape = _SHAPES[0]
+    settings: dict[str, object] = {"shm.enabled": False}
+    with _owner(**settings) as owner, PageStore.open({"store.capacity": 0, **settings}) as store:
+        pages = _Pages(store, owner, shape)
+        try:
+            for _ in range(2 * _CAPACITY_MIB * _MIB // shape.total):
+                pages.put(shape.count)
+            for op, raw in (("put", "write"), ("get", "read")):
+                report.say(f"{op} {shape.title} over TCP")
+                if op == "get":
+                    pages.published()
+                # The better of one stream and two, chosen before the pairs and then kept.
+                tried = {n: min(floors.stream(raw, _MIB, shape.count, n) for _ in range(3)) for n in (1, 2)}
+                best = min(tried, key=lambda n: tried[n])
+                floor = partial(floors.stream, raw, _MIB, shape.count, best)
+                both = interleave(partial(getattr(pages, op), shape.count), floor, pairs)
+                report.ratios[f"{op}_{shape.title}_tcp"] = both.speed
+                report.speeds(f"{op} {shape.title} over TCP", f"raw, {best} streams", both, shape.total)
+        finally:
+            pages.close()
+
+
+def _single(report: Report, pages: _Pages, floors: Floors, pairs: int, store: PageStore) -> None:
+    server = client(store.directory.url)
+    try:
+        size = record_bytes(server)
+        single = interleave(partial(pages.put, 1), partial(_parts, pages, floors, server, size), pairs)
+        server.delete("bench:one")
+    finally:
+        server.close()
+    report.ratios["put_1MiB_single"] = single.time
+    report.figures["single put, and memcpy + check + SET, us"] = [
+        round(sorted(times)[len(times) // 2] * 1e6) for times in (single.ours, single.floor)
+    ]
+
+
 def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
     """Run it; takes seconds."""
     report = Report("store", say)
-    say("put and get")
+    say("put into cold memory")
     pairs = 9 if quick else 40
     with _owner() as owner, PageStore.open({"store.capacity": 0}) as store, Floors() as floors:
-        pages = _Pages(store, owner)
-        server = client(store.directory.url)
+        pages = _Pages(store, owner, _SHAPES[0])
         try:
             plain = partial(floors.memcpy, _PAGE, _BATCH)
             cold = interleave(partial(pages.put, _BATCH), plain, 3)
             report.speeds("put 16 x 1MiB into memory not yet touched", "memcpy", cold, _BATCH * _PAGE)
-            # Floors and puts are of warm memory from here on.
-            for _ in range(2 * _CAPACITY_MIB // _BATCH):
-                pages.put(_BATCH)
-            puts = interleave(partial(pages.put, _BATCH), plain, pairs)
-            report.ratios["put_16x1MiB"] = puts.speed
-            report.speeds("put 16 x 1MiB", "memcpy", puts, _BATCH * _PAGE)
-            pages.published()
-            gets = interleave(partial(pages.get, _BATCH), plain, pairs)
-            report.ratios["get_16x1MiB"] = gets.speed
-            report.speeds("get 16 x 1MiB", "memcpy", gets, _BATCH * _PAGE)
-            size = record_bytes(server)
-            single = interleave(partial(pages.put, 1), partial(_parts, pages, floors, server, size), pairs)
-            report.ratios["put_1MiB_single"] = single.time
-            report.figures["single put, and memcpy + check + SET, us"] = [
-                round(sorted(times)[len(times) // 2] * 1e6) for times in (single.ours, single.floor)
-            ]
-            server.delete("bench:one")
+            for shape in _SHAPES[:1] if quick else _SHAPES:
+                _batches(report, store, owner, floors, shape, pairs)
+            _unverified(report, owner, floors, pairs)
+            _single(report, pages, floors, pairs, store)
+            _over_tcp(report, floors, pairs)
             _beside(report, pages, rivals, pairs)
         finally:
-            server.close()
             pages.close()
     return report
