@@ -232,6 +232,10 @@ class Context:
 
     def count(self, operation: str, status: Statuses, totals: Words | None = None) -> None:
         """Pages by status, and bytes moved."""
+        if totals is not None and len(status) and not status.any():  # all of them HIT: the usual case
+            self._counter(operation, 0).inc(len(status))
+            self._bytes(operation).inc(int(totals.sum()))
+            return
         numbers = np.bincount(status)
         for value in np.flatnonzero(numbers).tolist():
             self._counter(operation, value).inc(int(numbers[value]))

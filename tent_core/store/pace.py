@@ -17,6 +17,7 @@ __all__ = ["Pace"]
 LEAST_S = 0.005  # between two batches, of an idle server
 _SHARE = 4.0  # of the time that a batch took, left to others
 _QUICK_S = 0.01  # a batch that takes longer has waited behind others
+_SLOWEST_S = 5.0  # as long as there are answers
 _FIRST_S = 0.25
 _LONGEST_S = 16.0
 
@@ -38,11 +39,11 @@ class Pace:
         return self._clock() >= self.next
 
     def took(self, seconds: float) -> None:
-        """A batch was answered after so long."""
-        self._backoff = 0.0 if self._backoff < _FIRST_S else self._backoff / 2
+        """A full batch was answered after so long. One that was not full was the last: nothing has to wait."""
+        self._backoff = 0.0 if self._backoff < _FIRST_S else self._backoff / 1.25
         waited = max(1.0, seconds / _QUICK_S)
-        gap = max(_SHARE * seconds * waited * waited, self._backoff)
-        self.next = self._clock() + max(LEAST_S, min(_LONGEST_S, gap) * (0.5 + self._jitter()))
+        gap = max(min(_SLOWEST_S, _SHARE * seconds * waited * waited), self._backoff)
+        self.next = self._clock() + max(LEAST_S, gap * (0.5 + self._jitter()))
 
     def failed(self) -> None:
         """A batch was not answered, or refused."""

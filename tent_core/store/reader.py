@@ -22,6 +22,7 @@ __all__ = ["Reader"]
 
 log = logging.getLogger("tent.store")
 _OK = 1  # state of a range
+_HIT = 0  # PageStatus.HIT: an enumeration's members are slow to name in Python 3.11
 _GRACE_S = 10.0  # beyond the deadline, which the engine keeps itself
 # Replicas that lead nowhere, and faults that another replica may not have.
 _DEAD = (
@@ -57,6 +58,10 @@ class Reader:
         self._context = context
         self._rarely = Rarely(log, context.config.log.interval_s)
         self.rate = 2e9  # bytes a second of verified gets lately: a guess until the first
+        self._seconds = {
+            fresh: context.metrics.histogram("store.get.seconds", looked_up=str(fresh).lower())
+            for fresh in (False, True)
+        }
 
     def get(
         self,
@@ -78,7 +83,8 @@ class Reader:
             located = locate(context, space, batch.digests, batch.totals)
         status = self._fetch_anywhere(space, batch, located, deadline, priority, control)
         # A page may have been moved between look-up and read: where it went is one look-up away.
-        again = self._outdated(located, status)
+        all_hit = not status.any()
+        again: Rows = np.empty(0, dtype=np.int64) if all_hit else self._outdated(located, status)
         if len(again) and not deadline.passed and not control.cancelled:
             some = batch.rows(again)
             moved = locate(context, space, some.digests, some.totals)
@@ -86,17 +92,16 @@ class Reader:
             new = np.array([a != b for a, b in zip(moved.records, before.records, strict=True)])
             if same_version:
                 new &= (moved.version == before.version).all(axis=1)
-            found = (moved.status == PageStatus.HIT) & new
-            moved.status[~found & (moved.status == PageStatus.HIT)] = (
-                PageStatus.ABSENT
-            )  # the same dead record
+            found = (moved.status == _HIT) & new
+            moved.status[~found & (moved.status == _HIT)] = PageStatus.ABSENT  # the same dead record
             status[again] = self._fetch_anywhere(space, some, moved, deadline, priority, control)
+            all_hit = not status.any()
         context.count("get", status, batch.totals)
         seconds = time.monotonic() - started
-        nbytes = int(batch.totals[status == PageStatus.HIT].sum())
+        nbytes = int(batch.totals.sum() if all_hit else batch.totals[status == _HIT].sum())
         if nbytes >= 1 << 16 and seconds > 0:
             self.rate += (nbytes / seconds - self.rate) * 0.25
-        context.metrics.histogram("store.get.seconds", looked_up=str(fresh).lower()).observe(seconds)
+        self._seconds[fresh].observe(seconds)
         return status
 
     def _fetch_anywhere(
@@ -111,6 +116,8 @@ class Reader:
         """From the replica that was chosen, then from the others in turn. Replicas that lead nowhere leave their
         records."""
         status = self._fetch(space, batch, located, deadline, priority, control)
+        if not status.any():  # all of them HIT
+            return status
         tried = np.zeros(len(batch), dtype=np.uint8)  # bit sets of replicas, by row
         dead = (located.status == PageStatus.BAD_RECORD).astype(np.uint8)
         rows: Rows = np.arange(len(batch))
@@ -129,7 +136,7 @@ class Reader:
 
     @staticmethod
     def _note_failures(now: Located, rows: Rows, status: Statuses, tried: Statuses, dead: Statuses) -> None:
-        failed = (status[rows] != PageStatus.HIT) & (now.status == PageStatus.HIT)
+        failed = (status[rows] != _HIT) & (now.status == _HIT)
         bit = np.left_shift(np.uint8(1), now.which).astype(np.uint8)
         tried[rows[failed]] |= bit[failed]
         lost = failed & np.isin(status[rows], _DEAD)
@@ -247,7 +254,7 @@ class Reader:
         if not transfer.wait(deadline.left + _GRACE_S):
             transfer.cancel()
         transfer.wait_released(_GRACE_S)
-        status = np.full(len(part.rows), PageStatus.HIT, dtype=np.uint8)
+        status = np.zeros(len(part.rows), dtype=np.uint8)
         ranges = transfer.status
         if (ranges == _OK).all():
             return status
@@ -267,17 +274,17 @@ class Reader:
         status: Statuses,
         deadline: Deadline,
     ) -> None:
-        came = np.flatnonzero(status[part.rows] == PageStatus.HIT)
+        came = np.flatnonzero(status[part.rows] == _HIT)
         rows = part.rows[came]
         if not len(rows):
             return
         if self._context.config.store.check:
             moved = (part.transfer._native, came.astype(np.uint32)) if part.transfer.released else None
             status[rows] = self._checked(batch, located, rows, moved)
-            bad = rows[status[rows] != PageStatus.HIT]
+            bad = rows[status[rows] != _HIT]
             if len(bad) and not deadline.passed:
                 self._read_again(batch, located, part, bad, status, deadline)
-            bad = rows[status[rows] != PageStatus.HIT]
+            bad = rows[status[rows] != _HIT]
             if len(bad):
                 self._rarely.warning(
                     f"bad pages of {part.peer.name}",
@@ -286,7 +293,7 @@ class Reader:
                     part.peer.name,
                 )
                 self._context.note_bad((part.peer.name, part.peer.incarnation), batch.digests[bad])
-                rows = rows[status[rows] == PageStatus.HIT]
+                rows = rows[status[rows] == _HIT]
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
         self._context.note_reads(space, part.peer.name, batch.digests[rows])
 
@@ -318,14 +325,14 @@ class Reader:
         doubt = _native.doubt(engine, part.transfer._native, ranges)
         while len(bad) and not deadline.passed and _native.read_again(engine, doubt, deadline.left):
             status[bad] = self._checked(batch, located, bad)
-            good = np.isin(part.rows[group[ranges]], bad[status[bad] == PageStatus.HIT])
+            good = np.isin(part.rows[group[ranges]], bad[status[bad] == _HIT])
             _native.settle_doubt(engine, doubt, ranges[good])
-            bad = bad[status[bad] != PageStatus.HIT]
+            bad = bad[status[bad] != _HIT]
 
     def _outdated(self, located: Located, status: Statuses) -> Rows:
         """Rows that the directory had, and whose owner says otherwise."""
         gone = (status == PageStatus.STALE_EPOCH) | (status == PageStatus.ABSENT)
-        rows: Rows = np.flatnonzero(gone & (located.status == PageStatus.HIT))
+        rows: Rows = np.flatnonzero(gone & (located.status == _HIT))
         return rows
 
     def _drop_dead(self, located: Located, dead: Statuses) -> None:

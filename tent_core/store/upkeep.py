@@ -179,14 +179,18 @@ class Upkeep:
         for space, generation, digest, record in pages:
             groups.setdefault((space, generation), []).append((digest, record))
         started = time.monotonic()
-        for (space, generation), items in groups.items():
-            settled = self._publisher.publish(space, items, generation)
+        while groups:
+            (space, generation), items = groups.popitem()
+            try:
+                settled = self._publisher.publish(space, items, generation, raises=True)
+            except DirectoryUnavailable:
+                self._pace.failed()
+                self._publisher.later([digest for rest in groups.values() for digest, _ in rest])
+                raise
             lost = sum(status != PageStatus.STORED for status in settled.values())
             self._context.metrics.counter("store.published").inc(len(items) - lost)
-        if self._context.directory_lost.is_set():
-            self._pace.failed()
-            raise DirectoryUnavailable("publishing waits for the directory")
-        self._pace.took(time.monotonic() - started)
+        if len(pages) == _BATCH:
+            self._pace.took(time.monotonic() - started)
         return len(pages) == _BATCH
 
     def _make_room(self) -> bool:

@@ -37,16 +37,20 @@ class Publisher:
         # Called with namespace, generation and digests of pages that the directory has now and had not before.
         self.on_new: Callable[[bytes, int, Digests], None] | None = None
 
-    def publish(self, space: bytes, items: list[Item], generation: int) -> dict[bytes, PageStatus]:
+    def publish(
+        self, space: bytes, items: list[Item], generation: int, *, raises: bool = False
+    ) -> dict[bytes, PageStatus]:
         """Digest -> STORED, PRESENT (another's page stays, ours is dropped) or CLEARED. With the directory away pages
-        stay here, are STORED, and wait for it."""
+        stay here, are STORED, and wait for it; where it ``raises``, DirectoryUnavailable says so."""
         if not items:
             return {}
         try:
             answers = self._context.directory.publish(space, items, generation)
         except DirectoryUnavailable:
             self._context.lost_directory()
-            self._later([digest for digest, _ in items])
+            self.later([digest for digest, _ in items])
+            if raises:
+                raise
             return {digest: PageStatus.STORED for digest, _ in items}
         result: dict[bytes, PageStatus] = {}
         entered: list[Item] = []
@@ -106,7 +110,7 @@ class Publisher:
         # Where somebody else was faster, the next attempt sees whom.
         faster = [digest for (digest, _, _), good in zip(dead, replaced, strict=True) if not good]
         if faster:
-            self._later(faster)
+            self.later(faster)
         result.update((digest, PageStatus.STORED) for digest, _, _ in dead)
         return result
 
@@ -136,15 +140,17 @@ class Publisher:
         if self._context.saw_generation(space, now) > generation:
             self._drop(digests)
             return dict.fromkeys(digests, PageStatus.CLEARED)
-        self._later(digests)  # that shard is down, or full
+        self.later(digests)  # that shard is down, or full
         return dict.fromkeys(digests, PageStatus.STORED)
 
     def _drop(self, digests: list[bytes]) -> None:
         self._context.native.remove(digest_array(digests))
 
-    def _later(self, digests: list[bytes]) -> None:
-        self._context.native.enqueue(digest_array(digests))
-        self._context.wake.set()
+    def later(self, digests: list[bytes]) -> None:
+        """Upkeep publishes these of our pages."""
+        if digests:
+            self._context.native.enqueue(digest_array(digests))
+            self._context.wake.set()
 
 
 class Writer:

@@ -35,7 +35,7 @@ def test_a_slow_answer_is_followed_by_more_rest_and_no_answer_by_twice_as_much_e
     assert max(rests) < 20
     now[0] = pace.next
     pace.took(0.001)
-    assert LEAST_S < pace.next - now[0] < rests[-1]  # not back to full speed at once
+    assert 1 < pace.next - now[0] <= 16  # not back to full speed at once
 
 
 def test_hundreds_of_nodes_at_once_all_get_through_and_look_ups_go_on() -> None:
