@@ -12,7 +12,7 @@ namespace {
 // In the enumeration's order.
 constexpr std::array<std::string_view, static_cast<size_t>(Protection::count)> kNames = {
     "fence",  "lease",   "epoch",   "check", "grant",      "commit", "incarnation", "generation", "token",
-    "bounds", "reroute", "account", "drain", "quarantine", "hold",   "join",        "warming"};
+    "bounds", "reroute", "account", "drain", "quarantine", "hold",   "join",        "warming",    "offer"};
 static_assert(!kNames.back().empty(), "a protection without a name");
 std::array<std::atomic<bool>, static_cast<size_t>(Protection::count)> g_off{};
 

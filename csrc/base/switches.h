@@ -24,6 +24,7 @@ enum class Protection : uint8_t {
     hold,
     join,
     warming,
+    offer,
     count
 };
 

@@ -78,6 +78,7 @@ void bind_sim(py::module_& m);
 void bind_doubt(py::module_& m);
 void bind_store(py::module_& m);
 void bind_pages(py::module_& m);
+void bind_offers(py::module_& m);
 void bind_store_messages(py::module_& m);
 
 }  // namespace tent::bindings

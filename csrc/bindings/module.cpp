@@ -71,6 +71,7 @@ PYBIND11_MODULE(_native, m) {
     tent::bindings::bind_observe(m);
     tent::bindings::bind_sim(m);
     tent::bindings::bind_doubt(m);
+    tent::bindings::bind_offers(m);
     tent::bindings::bind_store(m);
     tent::bindings::bind_pages(m);
     tent::bindings::bind_store_messages(m);

@@ -130,7 +130,8 @@ void Engine::revoke_grant(Segment& s) {
     if (s.revoked) return;
     s.revoked = true;
     if (s.face != nullptr) s.face->alive.store(0, std::memory_order_seq_cst);
-    for (auto& [id, session] : sessions_) session->revoke_segment(s.id, s.base, s.length);
+    offers_.memory_gone(s);
+    for (auto& [id, session] : sessions_) session->revoke_segment(s);
     Nanos now = monotonic_now();
     std::vector<std::shared_ptr<Transfer>> users;
     for (const auto& [id, t] : transfers_) {
@@ -145,6 +146,13 @@ void Engine::revoke_grant(Segment& s) {
         }
     }
     pump();
+}
+
+// Receives and sends happen under the loop token only: once its sessions have dropped theirs, none is under
+// way.
+void Engine::revoke_offer(Segment& view) {
+    view.revoked = true;
+    for (auto& [id, session] : sessions_) session->revoke_segment(view);
 }
 
 bool Engine::segment_idle(const Segment& s) const {

@@ -125,7 +125,9 @@ void Engine::close(Nanos timeout) {
         }
         std::vector<SegmentId> ids;
         for (const auto& [id, s] : registry_.all()) ids.push_back(id);
-        for (SegmentId id : ids) revoke_grant(*registry_.find(id));
+        for (SegmentId id : ids) {
+            if (auto s = registry_.find(id)) revoke_grant(*s);  // an offer goes with its memory
+        }
         pump();
     }
     // Attempts are fenced by answers first; when those do not come, by the lease.
@@ -327,6 +329,43 @@ bool Engine::deliver_notification(const std::string& peer, ByteView bytes) {
     }
     news_cv_.notify_all();
     return true;
+}
+
+// ---- offers
+
+Status Engine::offer(OfferSpec spec) {
+    if (Status s = usable(); !s.ok()) return s;
+    std::lock_guard token(token_);
+    return offers_.add(std::move(spec));
+}
+
+bool Engine::end_offer(const Id128& name) {
+    if (!usable().ok()) return false;
+    std::lock_guard token(token_);
+    return offers_.end(name, proto::OfferEnd::aborted);
+}
+
+size_t Engine::live_offers() {
+    std::lock_guard token(token_);
+    return offers_.live();
+}
+
+void Engine::offer_ended(const Id128& name, proto::OfferEnd how) {
+    {
+        std::lock_guard lock(news_mutex_);
+        ended_offers_.emplace_back(name, how);
+        if (ended_offers_.size() > Offers::kMost) ended_offers_.pop_front();  // nobody takes them
+    }
+    news_cv_.notify_all();
+}
+
+std::vector<std::pair<Id128, proto::OfferEnd>> Engine::take_ended_offers(Nanos timeout) {
+    std::unique_lock lock(news_mutex_);
+    news_cv_.wait_for(lock, std::chrono::nanoseconds(timeout),
+                      [this] { return !ended_offers_.empty() || stop_; });
+    std::vector<std::pair<Id128, proto::OfferEnd>> out(ended_offers_.begin(), ended_offers_.end());
+    ended_offers_.clear();
+    return out;
 }
 
 bool Engine::has_transfers(const Peer& peer) const {

@@ -20,6 +20,7 @@
 #include "engine/destinations.h"
 #include "engine/doubt.h"
 #include "engine/observe.h"
+#include "engine/offers.h"
 #include "engine/owner_session.h"
 #include "engine/peer.h"
 #include "engine/registry.h"
@@ -85,6 +86,12 @@ class Engine final : public transport::Sink {
     // Peers' writes to this segment are limited to what the lender lends, and their calls are the lender's to
     // answer. Before anyone else knows of the segment. segment_gone.
     Status set_lender(SegmentId segment, std::shared_ptr<Lender> lender);
+
+    // offers.h. What became of them is told once each by take_ended_offers(), which blocks up to `timeout`.
+    Status offer(OfferSpec spec);
+    bool end_offer(const Id128& name);  // false: it has ended before
+    std::vector<std::pair<Id128, proto::OfferEnd>> take_ended_offers(Nanos timeout);
+    size_t live_offers();
 
     // Checks and starts an intent. `will_wait`: the caller goes on to wait() at once (it copies itself then).
     Result<std::shared_ptr<Transfer>> submit(const Intent& intent, bool will_wait);
@@ -171,6 +178,9 @@ class Engine final : public transport::Sink {
     Lender* lender() { return lender_.get(); }
     bool deliver_notification(const std::string& peer, ByteView bytes);
     Observers& observers() { return observers_; }
+    Offers& offers() { return offers_; }
+    void revoke_offer(Segment& view);
+    void offer_ended(const Id128& name, proto::OfferEnd how);
     const sched::Recorder& recorder() const { return sprayer_.recorder(); }
     proto::NodeStats stats_from(uint32_t first_link) const;
     void tell_news();
@@ -289,6 +299,7 @@ class Engine final : public transport::Sink {
     Counters counters_;
     std::shared_ptr<Lender> lender_;
     Observers observers_{*this};
+    Offers offers_{*this};
     Nanos started_at_ = monotonic_now();
 
     std::vector<proto::Piece> pieces_;  // scratch of post()
@@ -315,6 +326,7 @@ class Engine final : public transport::Sink {
     std::deque<TransferId> finished_;
     std::deque<std::pair<std::string, Bytes>> notifications_;
     uint64_t notified_bytes_ = 0;
+    std::deque<std::pair<Id128, proto::OfferEnd>> ended_offers_;
     bool news_ = false;
     std::string fault_;
 };

@@ -143,6 +143,7 @@ void Engine::tick(Nanos now) {
         release(t);
     }
     observers_.tick(now);
+    offers_.tick(lease_now);
     make_room();
     next_tick_ = now + (busy ? kBusyTick : kIdleTick);
 }

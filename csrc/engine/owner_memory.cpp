@@ -14,6 +14,14 @@ using proto::Header;
 using transport::FrameStream;
 using transport::LocalPiece;
 
+namespace {
+
+std::string gone(const Segment& segment) {
+    return segment.view ? "the offer has ended" : "the segment was unregistered";
+}
+
+}  // namespace
+
 void OwnerSession::on_map(FrameStream& stream, const Header& h) {
     if (h.aux == UINT64_MAX) {
         auto m =
@@ -35,7 +43,7 @@ void OwnerSession::on_map(FrameStream& stream, const Header& h) {
     std::vector<int> fds;
     Code code = Code::ok;
     bool region = segment && segment->kind == proto::SegmentKind::region;
-    if (!hazards_ || !segment || segment->revoked || segment->exposed == Rights::none) {
+    if (!hazards_ || !segment || segment->revoked || segment->exposed == Rights::none || segment->view) {
         code = Code::segment_gone;
         message = "the segment is not exposed";
     } else if (!allows(segment->exposed, write ? Op::write : Op::read)) {
@@ -99,8 +107,10 @@ void OwnerSession::on_pull(FrameStream& stream, const Header& h, ByteView body) 
         s = {Code::unsupported, "the owner cannot read your memory"};
     // Nothing asks a copy under way whether the loan still holds.
     for (const proto::Piece& p : pieces) {
-        if (s.ok() && engine_.registry().find(p.segment)->lender)
-            s = {Code::unsupported, "what is lent is written by its writer, not pulled"};
+        if (!s.ok()) break;
+        auto segment = engine_.registry().find(p.segment);
+        if (segment->lender || segment->view)
+            s = {Code::unsupported, "what is lent or offered is written by its writer, not pulled"};
     }
     if (s.ok() && (!lease_.valid(boottime_now()) || !attempts_.admits(h.attempt))) {
         s = {Code::cancelled, "the attempt was given up"};
@@ -149,38 +159,46 @@ void OwnerSession::on_job(transport::shm::CopyJob& job) {
         answer(*c->stream, FrameType::write_ack, attempt, job.status, job.bad_piece);
 }
 
-void OwnerSession::revoke_segment(SegmentId segment, const uint8_t* address, uint64_t length) {
+void OwnerSession::revoke_segment(const Segment& segment) {
+    if (segment.view && std::erase(open_offers_, segment.id) == 0) return;  // not open to this session
     std::vector<AttemptId> cut;
     for (const auto& [attempt, r] : reads_) {
-        if (std::find(r.segments.begin(), r.segments.end(), segment) != r.segments.end())
+        if (std::find(r.segments.begin(), r.segments.end(), segment.id) != r.segments.end())
             cut.push_back(attempt);
     }
     for (AttemptId a : cut) {
         uint64_t connection = reads_[a].connection;
         drop_read(a);
-        if (Connection* c = by_id(connection)) {
-            answer(*c->stream, FrameType::read_fail, a, {Code::segment_gone, "the segment was unregistered"});
-        }
+        if (Connection* c = by_id(connection))
+            answer(*c->stream, FrameType::read_fail, a, {Code::segment_gone, gone(segment)});
     }
+    auto inside = [&](const LocalPiece& p) { return segment.covers(p); };
     std::vector<FrameStream*> half_sent;
     for (Connection& c : connections_) {
-        if (c.stream->lands_in(address, length)) c.landing_revoked = true;
-        if (c.stream->sends_from(address, length)) half_sent.push_back(c.stream.get());
+        if (c.stream->lands_in_any(inside)) c.landing_revoked = true;
+        if (c.stream->sends_any(inside)) half_sent.push_back(c.stream.get());
     }
     // A reply that is half sent cannot be completed with anything but wrong bytes: the connection goes
     // instead.
-    for (FrameStream* s : half_sent) s->close({Code::segment_gone, "a segment was unregistered in mid-send"});
+    for (FrameStream* s : half_sent) s->close({Code::segment_gone, gone(segment) + " in mid-send"});
     for (auto& [attempt, p] : pulls_) {
         for (const auto& part : p.job->parts) {
-            if (part.segment == segment) p.job->cancelled.store(true);
+            if (part.segment == segment.id) p.job->cancelled.store(true);
         }
     }
     if (Connection* c = control()) {
         Header h;
         h.type = FrameType::segment_gone;
-        h.aux = segment;
+        h.aux = segment.id;
         c->stream->send(h);
     }
+}
+
+bool OwnerSession::may_open(const Segment& offer, size_t most) {
+    if (offer.view->open_to(session())) return true;
+    if (open_offers_.size() >= most) return false;
+    open_offers_.push_back(offer.id);
+    return offer.view->open(session());
 }
 
 bool OwnerSession::touches(SegmentId segment, const uint8_t* address, uint64_t length) const {

@@ -129,6 +129,7 @@ void OwnerSession::flush() {
 
 bool OwnerSession::idle() {
     if (closed_ || pid_ != 0 || !reads_.empty() || !pulls_.empty() || control() == nullptr) return false;
+    if (!open_offers_.empty()) return false;
     bool quiet = std::all_of(connections_.begin(), connections_.end(), [](const Connection& c) {
         return c.landing == 0 && c.stream->payload_left() == 0 && !c.stream->sending();
     });
@@ -158,6 +159,7 @@ void OwnerSession::close(const std::string& why) {
     for (auto& [id, p] : pulls_) p.job->cancelled.store(true);
     reads_.clear();
     if (Lender* lender = engine_.lender()) lender->writer_lost(writer_);
+    if (!std::exchange(open_offers_, {}).empty()) engine_.offers().session_lost(*this);
 }
 
 bool OwnerSession::over() const {
@@ -197,7 +199,9 @@ void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body)
             return;
         case FrameType::segments: {
             Bytes table;
-            proto::encode_segments(engine_.registry().exposed(), table);
+            std::vector<proto::SegmentInfo> exposed = engine_.registry().exposed();
+            for (SegmentId id : open_offers_) exposed.push_back(engine_.registry().find(id)->info());
+            proto::encode_segments(exposed, table);
             Header reply;
             reply.type = FrameType::segment_table;
             reply.attempt = h.attempt;
@@ -247,6 +251,8 @@ void OwnerSession::on_revoke(FrameStream& stream, const Header& h, ByteView body
 }
 
 Result<Bytes> OwnerSession::carry_out(uint64_t method, ByteView request) {
+    if (method >= static_cast<uint64_t>(proto::HandoffMethod::open))
+        return engine_.offers().call(*this, method, request);
     // Numbers from here on are the engine's own.
     constexpr auto kEngines = static_cast<uint64_t>(proto::ObserveMethod::stats);
     if (method >= kEngines) return engine_.observers().answer(id_, method, request, monotonic_now());
@@ -367,7 +373,7 @@ void OwnerSession::on_payload_end(FrameStream& stream, bool landed) {
         stream.flush();
     } else if (c->landing_revoked) {
         answer(stream, FrameType::write_ack, c->landing,
-               {Code::segment_gone, "the segment was unregistered"});
+               {Code::segment_gone, "the segment was unregistered, or the offer has ended"});
     }
     c->landing = 0;
     c->landing_revoked = false;

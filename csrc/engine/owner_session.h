@@ -17,6 +17,7 @@
 namespace tent::engine {
 
 class Engine;
+struct Segment;
 
 class OwnerSession final : public transport::StreamHandler {
   public:
@@ -46,9 +47,11 @@ class OwnerSession final : public transport::StreamHandler {
     Nanos last_work() const { return std::max(last_work_, born_); }
     // No connection and no copy is left, on either side: it can be forgotten.
     bool over() const;
-    // The grant is revoked: reads and landings in [address, address + length) end. True when nothing of this
-    // session touches it any more (`now_copying` jobs and hazards are waited for by asking again).
-    void revoke_segment(SegmentId segment, const uint8_t* address, uint64_t length);
+    // The grant is revoked: reads and landings in it end. `now_copying` jobs and hazards are waited for by
+    // asking touches() again; an offer has none.
+    void revoke_segment(const Segment& segment);
+    // An offer is to be open to this session. False: it has as many open as it may.
+    bool may_open(const Segment& offer, size_t most);
     bool touches(SegmentId segment, const uint8_t* address, uint64_t length) const;
     void on_job(transport::shm::CopyJob& job);
 
@@ -118,6 +121,7 @@ class OwnerSession final : public transport::StreamHandler {
     std::vector<transport::LocalPiece> part_;  // scratch of send_part()
     std::map<AttemptId, Pull> pulls_;
     std::vector<WaitingRevoke> waiting_revokes_;
+    std::vector<SegmentId> open_offers_;
     uint64_t last_notification_ = 0;
     proto::Answers answers_;
     Nanos born_ = monotonic_now(), next_token_ = 0, last_work_ = 0;

@@ -48,8 +48,11 @@ void Peer::start(Nanos now) {
 bool Peer::idle() const {
     bool quiet = attempts_.empty() && calls_.empty() && notifications_.empty() && to_revoke_.empty() &&
                  to_forget_.empty() && revoking_.empty() && loans_.empty() && segment_request_ == 0;
-    return state_ == PeerState::alive && quiet && !by_unix_ && !dialling_ && control_ && control_->open() &&
-           !engine_.has_transfers(*this);
+    bool offered = std::any_of(segments_.begin(), segments_.end(), [](const proto::SegmentInfo& s) {
+        return s.kind == proto::SegmentKind::offer;
+    });
+    return state_ == PeerState::alive && quiet && !offered && !by_unix_ && !dialling_ && control_ &&
+           control_->open() && !engine_.has_transfers(*this);
 }
 
 void Peer::park() {

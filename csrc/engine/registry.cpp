@@ -10,6 +10,11 @@ bool Segment::lends(const WriterId& writer, uint64_t offset, uint64_t bytes) con
     return !lender || !protection_on(Protection::grant) || lender->may_write(writer, offset, bytes);
 }
 
+bool Segment::covers(const transport::LocalPiece& p) const {
+    if (view) return view->overlaps(p);
+    return p.address < base + length && base < p.address + p.length;
+}
+
 proto::SegmentInfo Segment::info() const {
     proto::SegmentInfo i;
     i.id = id;
@@ -100,6 +105,18 @@ Result<std::shared_ptr<Segment>> Registry::add(uint8_t* base, uint64_t bytes, co
     return enter(std::move(s));
 }
 
+std::shared_ptr<Segment> Registry::enter_view(std::unique_ptr<View> view, Rights exposed) {
+    auto s = std::make_shared<Segment>();
+    s->length = view->bytes();
+    s->kind = proto::SegmentKind::offer;
+    s->exposed = exposed;
+    s->view = std::move(view);
+    s->id = next_++;
+    s->name = "offer-" + std::to_string(s->id);
+    by_id_[s->id] = s;
+    return s;
+}
+
 std::shared_ptr<Segment> Registry::find(SegmentId id) const {
     auto it = by_id_.find(id);
     return it == by_id_.end() ? nullptr : it->second;
@@ -118,7 +135,7 @@ Segment* Registry::locate(const uint8_t* address, uint64_t length) const {
 void Registry::remove(SegmentId id) {
     auto it = by_id_.find(id);
     if (it == by_id_.end()) return;
-    by_address_.erase(it->second->base);
+    if (!it->second->view) by_address_.erase(it->second->base);
     last_ = nullptr;
     by_id_.erase(it);
 }
@@ -126,7 +143,7 @@ void Registry::remove(SegmentId id) {
 std::vector<proto::SegmentInfo> Registry::exposed() const {
     std::vector<proto::SegmentInfo> out;
     for (const auto& [id, s] : by_id_) {
-        if (s->exposed != Rights::none && !s->revoked) out.push_back(s->info());
+        if (s->exposed != Rights::none && !s->revoked && !s->view) out.push_back(s->info());
     }
     return out;
 }
@@ -139,12 +156,14 @@ Status Registry::resolve(const WriterId& peer, Op op, std::span<const proto::Pie
         piece = i;
         auto it = by_id_.find(p.segment);
         bool granted = it != by_id_.end() && !it->second->revoked && it->second->exposed != Rights::none;
+        if (granted && it->second->view && protection_on(Protection::grant))
+            granted = it->second->view->open_to(peer.session);
         if (!granted) return {Code::segment_gone, "no segment " + std::to_string(p.segment) + " is exposed"};
         Segment& s = *it->second;
         if (!allows(s.exposed, op)) {
             return {Code::permission_denied, "segment '" + s.name + "' is not exposed for that"};
         }
-        if (protection_on(Protection::bounds) && !within(p.offset, p.length, s.length)) {
+        if ((s.view || protection_on(Protection::bounds)) && !within(p.offset, p.length, s.length)) {
             return {Code::out_of_range, "segment '" + s.name + "' has " + std::to_string(s.length) +
                                             " bytes: [" + std::to_string(p.offset) + ", +" +
                                             std::to_string(p.length) + ") lies outside"};
@@ -159,7 +178,12 @@ Status Registry::resolve(const WriterId& peer, Op op, std::span<const proto::Pie
                 return {Code::stale_epoch, "the extent was reused"};
             }
         }
-        out.push_back({s.base + p.offset, p.length});
+        if (s.view) {
+            s.view->used_at = boottime_now();
+            s.view->slice(p.offset, p.length, out);
+        } else {
+            out.push_back({s.base + p.offset, p.length});
+        }
     }
     return Status::good();
 }

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "engine/lender.h"
+#include "engine/view.h"
 #include "model/types.h"
 #include "proto/wire.h"
 #include "transport/shm/memory.h"
@@ -30,11 +31,14 @@ struct Segment {
     transport::shm::Mapping face_memory;
     UniqueFd face_fd;  // read-only descriptor of it
     transport::shm::Face* face = nullptr;
+    std::unique_ptr<View> view;  // of an offer: it has no memory of its own
     bool revoked = false;
     uint32_t transfers = 0;  // live ones, and holds, that use it
 
     uint64_t extent_bytes() const { return memory.extent_bytes != 0 ? memory.extent_bytes : length; }
     proto::SegmentInfo info() const;
+    // Does it reach this memory?
+    bool covers(const transport::LocalPiece& piece) const;
     // May this peer write here, as far as the lender goes?
     bool lends(const WriterId& writer, uint64_t offset, uint64_t bytes) const;
 };
@@ -50,6 +54,8 @@ class Registry {
                                               Rights exposed);  // both at once: of little
     Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name,
                                          Rights exposed, bool writable);
+    // What an offer exposes, to those sessions that open it.
+    std::shared_ptr<Segment> enter_view(std::unique_ptr<View> view, Rights exposed);
     std::shared_ptr<Segment> find(SegmentId id) const;
     // The segment that holds [address, address + length) whole; nullptr: not registered.
     Segment* locate(const uint8_t* address, uint64_t length) const;

@@ -47,7 +47,7 @@ void store(uint8_t* out, T v) {
 
 bool good(const SegmentInfo& s) {
     auto kind = static_cast<uint8_t>(s.kind), rights = static_cast<uint8_t>(s.rights);
-    if (kind < static_cast<uint8_t>(SegmentKind::memfd) || kind > static_cast<uint8_t>(SegmentKind::device))
+    if (kind < static_cast<uint8_t>(SegmentKind::memfd) || kind > static_cast<uint8_t>(SegmentKind::offer))
         return false;
     if (rights > static_cast<uint8_t>(Rights::read_write)) return false;
     if (s.length == 0 || s.address > UINT64_MAX - s.length) return false;

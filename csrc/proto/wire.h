@@ -87,7 +87,8 @@ struct Piece {
 };
 constexpr size_t kPieceBytes = 24;
 
-enum class SegmentKind : uint8_t { memfd = 1, region = 2, file = 3, device = 4 };
+// offer: scattered memory, for those alone who opened it (handoff_messages.h): no peer that cannot meets one.
+enum class SegmentKind : uint8_t { memfd = 1, region = 2, file = 3, device = 4, offer = 5 };
 
 struct SegmentInfo {
     SegmentId id = 0;

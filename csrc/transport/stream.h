@@ -5,6 +5,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <memory>
@@ -84,6 +85,17 @@ class FrameStream final : public PollHandler {
     // Does a half sent or waiting frame read from [address, address + length)?
     bool sends_from(const uint8_t* address, uint64_t length) const;
     bool lands_in(const uint8_t* address, uint64_t length) const;
+    // The same for memory of another shape: `inside(piece)` says whether a piece has bytes of it.
+    template <class Inside>
+    bool sends_any(Inside inside) const {
+        return std::any_of(queue_.begin(), queue_.end(), [&](const OutFrame* f) {
+            return !f->scratch && std::any_of(f->pieces.begin(), f->pieces.end(), inside);
+        });
+    }
+    template <class Inside>
+    bool lands_in_any(Inside inside) const {
+        return payload_left_ != 0 && landing_ok_ && std::any_of(landing_.begin(), landing_.end(), inside);
+    }
     UniqueFd take_descriptor();
     void close(Status why);
 

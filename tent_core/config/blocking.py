@@ -71,6 +71,27 @@ BLOCKING: tuple[Blocking, ...] = (
         "Busy: the segment stays registered",
     ),
     Blocking(
+        "tent_core.handoff.Handoff.pull",
+        "what was offered to be here, checked",
+        "timeout",
+        ("engine.deadline_ms",),
+        "DeadlineExceeded; nothing touches the local ranges any more",
+    ),
+    Blocking(
+        "tent_core.handoff.Handoff.push",
+        "the owner to say that the bytes are in place",
+        "timeout",
+        ("engine.deadline_ms", "engine.session_lease_ms"),
+        "DeadlineExceeded; nothing reads the local ranges any more",
+    ),
+    Blocking(
+        "tent_core.handoff.Offer.wait",
+        "the offer's end",
+        "timeout",
+        (),
+        "an empty text: it goes on",
+    ),
+    Blocking(
         "tent_core.Peer.stats",
         "the peer's answer (5 s where no timeout is given)",
         "timeout",

@@ -77,7 +77,7 @@ tier_unit() { in_tests unit tests/unit tests/vllm tests/sglang tests/sim; }
 tier_contract() { in_tests contract tests/contract; }
 tier_metadata() { in_tests metadata tests/metadata; }
 tier_store() { in_tests store tests/store; }
-tier_integration() { in_tests integration tests/integration tests/fault tests/fuzz; }
+tier_integration() { in_tests integration tests/integration tests/handoff tests/fault tests/fuzz; }
 
 # Optimised a little and with line numbers only: with -O2 -g GCC takes three times as long under ASan.
 sanitized=(-DTENT_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1")

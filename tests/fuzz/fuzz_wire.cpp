@@ -1,8 +1,9 @@
-// Every decoder of frames and of store messages, on the same bytes: none may read past the end, and whatever
-// one accepts must encode to exactly the bytes it came from.
+// Every decoder of frames, of store messages and of those about offers, on the same bytes: none may read past
+// the end, and whatever one accepts must encode to exactly the bytes it came from.
 #include <algorithm>
 #include <cstdlib>
 
+#include "proto/handoff_messages.h"
 #include "proto/store_messages.h"
 #include "proto/wire.h"
 
@@ -79,12 +80,20 @@ void store_messages(ByteView body) {
     message<Statuses>(body);
 }
 
+void handoff_messages(ByteView body) {
+    message<OpenRequest>(body);
+    message<Opened>(body);
+    message<ReleaseRequest>(body);
+    message<Released>(body);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     ByteView in(data, size);
     frame_bodies(in);
     store_messages(in);
+    handoff_messages(in);
     if (size < kHeaderBytes) return 0;
     Header h;
     if (decode(in.first<kHeaderBytes>(), h)) {

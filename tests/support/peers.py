@@ -184,6 +184,8 @@ class _Node:
         self._memory: dict[str, Array] = {}
         self._peers: dict[str, Any] = {}
         self._transfers: list[Any] = []
+        self._handed: Any = None
+        self._offers: dict[str, Any] = {}
 
     def open(self, config: dict[str, Any], name: str | None) -> tuple[str, bytes]:
         from tent_core import Engine
@@ -272,6 +274,43 @@ class _Node:
 
     def result(self, transfer: int) -> int:
         return int(self._transfers[transfer].result(PATIENCE).bytes)
+
+    # ---- hand-offs
+
+    def _handoff(self) -> Any:
+        from tent_core.handoff import Handoff
+
+        if self._handed is None:
+            self._handed = Handoff(self._engine)
+        return self._handed
+
+    def offer(self, memory: str, offsets: Sequence[int], nbytes: int, **options: Any) -> str:
+        """Offers pieces of `nbytes` each; answers with the ticket."""
+        base = self._segments[memory].address
+        offer = self._handoff().offer([base + offset for offset in offsets], nbytes, **options)
+        self._offers[offer.ticket] = offer
+        return str(offer.ticket)
+
+    def abort(self, ticket: str) -> bool:
+        return bool(self._offers[ticket].abort())
+
+    def offer_end(self, ticket: str, timeout: float = PATIENCE) -> str:
+        return str(self._offers[ticket].wait(timeout))
+
+    def open_offers(self) -> int:
+        return int(self._handoff().open_offers)
+
+    def descriptors(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def take_up(
+        self, how: str, ticket: str, name: str, offsets: Sequence[int], nbytes: int, **options: Any
+    ) -> int:
+        """`how`: pull or push. Answers with the bytes moved."""
+        base = self._segments[name].address
+        call = getattr(self._handoff(), how)
+        at = [base + offset for offset in offsets]
+        return int(call(ticket, at, nbytes, **{"timeout": PATIENCE, **options}).bytes)
 
     # ---- the rest
 

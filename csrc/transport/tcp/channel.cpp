@@ -15,6 +15,7 @@ constexpr Capabilities kCapabilities{
     .read_fence = Fence::local,
     .write_fence = Fence::owner,
     .remote_kinds = (1u << static_cast<int>(proto::SegmentKind::memfd)) |
+                    (1u << static_cast<int>(proto::SegmentKind::offer)) |
                     (1u << static_cast<int>(proto::SegmentKind::region)),
     .max_pieces = proto::kMaxPieces,
     .max_bytes = proto::kMaxPayload,

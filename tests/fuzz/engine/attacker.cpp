@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "proto/handoff_messages.h"
 #include "proto/observe_messages.h"
 #include "proto/store_messages.h"
 #include "wire.h"
@@ -105,6 +106,7 @@ class Attacker {
 
     SegmentId segment() {
         uint8_t which = program_.u8();
+        if (which >= 248) return offered_;
         return which < 240 ? shared_.segments[which % 5] : static_cast<SegmentId>(program_.number());
     }
 
@@ -202,7 +204,7 @@ class Attacker {
         methods_[h.attempt] = method;
         c.send(h, body, {}, program_);
         // What is lent to us makes the next frames go deeper.
-        answers(c, method == static_cast<uint16_t>(proto::Method::lend) ? 50 : 0);
+        answers(c, method == static_cast<uint16_t>(proto::Method::lend) || method == 128 ? 50 : 0);
     }
 
     Id128 digest() {
@@ -249,8 +251,20 @@ class Attacker {
         }
     }
 
+    // What is opened makes the next frames go deeper: there are two offers, one of each kind.
+    void offer_call(Connection& c) {
+        Id128 name = kOffers[program_.u8() % 2];
+        uint8_t how = program_.u8();
+        if (how >= 240) name[0] = program_.u8();
+        auto first = static_cast<uint32_t>(how < 200 ? how % 4 : program_.number());
+        if (how % 8 != 7) return call(c, 128, proto::OpenRequest{name, first});
+        call(c, 129, proto::ReleaseRequest{name, static_cast<proto::OfferEnd>(program_.u8() % 4)});
+    }
+
     void observe_call(Connection& c) {
-        auto raw = static_cast<uint16_t>(64 + program_.u8() % 5);
+        uint8_t which = program_.u8();
+        if (which >= 192) return offer_call(c);
+        auto raw = static_cast<uint16_t>(64 + which % 5);
         switch (static_cast<proto::ObserveMethod>(raw)) {
             case proto::ObserveMethod::stats:
                 return call(c, raw, proto::StatsRequest{static_cast<uint32_t>(program_.number())});
@@ -316,6 +330,8 @@ class Attacker {
             seen_.note(0x100000000ull | method);
             proto::Lent lent;
             proto::RecordingPart part;
+            proto::Opened opened;
+            if (method == 128 && proto::decode(f->body, opened) == Code::ok) offered_ = opened.segment;
             if (method == 1 && proto::decode(f->body, lent) == Code::ok && lent.code == 0) loan_ = lent;
             if (method == 65 && proto::decode(f->body, part) == Code::ok) handle_ = part.handle;
             milliseconds = 0;
@@ -334,6 +350,7 @@ class Attacker {
     Id128 sessions_[4];
     uint64_t numbers_ = 0, handle_ = 0;
     std::map<uint64_t, uint16_t> methods_;
+    SegmentId offered_ = 0;
     proto::Lent loan_;
     Bytes source_ = Bytes(1 << 16, 0x11);
 };

@@ -19,10 +19,11 @@ using Input = std::vector<uint8_t>;
 
 inline constexpr const char* kSecret = "known to the fuzzer, so that what it sends is looked at";
 inline constexpr const char* kCluster = "fuzz";
-inline constexpr uint64_t kData = 256 << 10;   // bytes of each exposed segment
-inline constexpr uint64_t kExtent = 64 << 10;  // of the page store's pool
-inline constexpr uint8_t kForbidden = 0xee;    // fills all that no peer may see
-inline constexpr size_t kForbiddenRun = 8;     // of these in a row are no accident
+inline constexpr uint64_t kData = 256 << 10;          // bytes of each exposed segment
+inline constexpr uint64_t kExtent = 64 << 10;         // of the page store's pool
+inline constexpr uint8_t kForbidden = 0xee;           // fills all that no peer may see
+inline constexpr Id128 kOffers[] = {{0x51}, {0x52}};  // names: one to be read, one to be written
+inline constexpr size_t kForbiddenRun = 8;            // of these in a row are no accident
 
 // What was seen to happen: an input that made something new happen is kept. Filled by the interpreters, and
 // by the compiler's coverage calls where the program was built with them. In shared memory: processes come

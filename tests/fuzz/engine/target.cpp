@@ -72,6 +72,11 @@ class StoreLender final : public engine::Lender {
     std::shared_ptr<store::Store> store_;
 };
 
+// Three pieces of a page each, at the start of each half of what is there for offers.
+bool in_offer(size_t at) {
+    return at % kData < 3 * 8192 && at % 8192 < 4096;
+}
+
 size_t entries(const char* folder) {
     namespace fs = std::filesystem;
     return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
@@ -88,7 +93,12 @@ size_t allocated() {
 }  // namespace
 
 Target::Target(Shared& shared)
-    : shared_(shared), area_(kRegions * kStride + kGuard, kForbidden), mine_(kData), theirs_(kData) {
+    : shared_(shared),
+      area_(kRegions * kStride + kGuard, kForbidden),
+      mine_(kData),
+      theirs_(kData),
+      offered_(2 * kData, kForbidden) {
+    for (size_t at = 0; at < offered_.size(); ++at) offered_[at] = in_offer(at) ? 0x15 : kForbidden;
     engine::Settings one = settings("owner"), two = settings("honest"), three = settings("visitor");
     two.shm = three.shm = false;
     owner_ = start(one);
@@ -123,6 +133,9 @@ Target::Target(Shared& shared)
     demand(owner_->set_lender(pool_->id, std::make_shared<StoreLender>(store_)).ok(), "lender");
     demand(honest_->add(mine_.data(), kData, "mine", Rights::none, true).ok(), "segment");
     demand(visitor_->add(theirs_.data(), kData, "theirs", Rights::none, true).ok(), "segment");
+
+    demand(owner_->add(offered_.data(), offered_.size(), "offered", Rights::none, true).ok(), "segment");
+    offer();
 
     auto d = engine::decode_descriptor(owner_->descriptor());
     demand(d.ok(), "an engine's own descriptor");
@@ -167,6 +180,11 @@ void Target::check_guards() {
     const uint8_t* constant = area_.data() + kGuard + kStride;
     whole = std::all_of(constant, constant + kData, [](uint8_t b) { return b == 0x11; });
     demand(whole, "an engine wrote to what it exposes for reading only");
+    for (size_t at = 0; at < offered_.size(); ++at) {
+        bool writable = at >= kData && in_offer(at);
+        uint8_t before = in_offer(at) ? 0x15 : kForbidden;
+        demand(writable || offered_[at] == before, "an engine wrote to what it does not offer");
+    }
 }
 
 void Target::transfer(engine::Engine& from, const std::shared_ptr<engine::Peer>& peer, Op op,
@@ -222,7 +240,24 @@ void Target::visit_impostor(size_t which) {
     visitor_->disconnect(*p);
 }
 
+// Pieces of memory that is otherwise not exposed: one to be read, one to be written.
+void Target::offer() {
+    owner_->take_ended_offers(0);
+    for (size_t i = 0; i < 2; ++i) {
+        uint8_t* base = offered_.data() + i * kData;
+        engine::OfferSpec spec;
+        spec.name = kOffers[i];
+        for (size_t part = 0; part < 3; ++part) spec.ranges.push_back({base + part * 8192, 4096});
+        spec.checks.assign(i == 0 ? 3 : 0, 7);
+        spec.rights = i == 0 ? Rights::read : Rights::write;
+        spec.lease = 3600 * kSecond;
+        Status s = owner_->offer(std::move(spec));
+        demand(s.ok() || s.code() == Code::name_in_use, "an offer is not taken");
+    }
+}
+
 void Target::upkeep() {
+    offer();
     std::vector<std::pair<std::string, Bytes>> notifications;
     owner_->take_notifications(notifications, 0);
     engine::ProbeJob job;

@@ -31,11 +31,12 @@ class Target {
 
   private:
     std::shared_ptr<engine::Segment> expose(size_t at, const char* name, Rights rights);
+    void offer();
     void transfer(engine::Engine& from, const std::shared_ptr<engine::Peer>& peer, Op op, uint32_t segment,
                   uint8_t* local, uint64_t bytes, Nanos deadline, bool must);
 
     Shared& shared_;
-    std::vector<uint8_t> area_, mine_, theirs_;
+    std::vector<uint8_t> area_, mine_, theirs_, offered_;
     std::unique_ptr<engine::Engine> owner_, honest_, visitor_;
     std::shared_ptr<engine::Segment> reserved_, pool_;
     std::shared_ptr<store::Store> store_;

@@ -186,9 +186,21 @@ def observe_messages() -> dict[str, bytes]:
     }
 
 
+def handoff_messages() -> dict[str, bytes]:
+    version, offer = struct.pack("<H", 1), bytes(range(16))
+    ranges = struct.pack("<QQQQ", 4096, 0x1122334455667788, 100, 9)
+    return {
+        "open_offer": version + offer + struct.pack("<I", 8192),
+        "offer_opened": version + struct.pack("<IBBQIIII", 12, 1, 1, 1 << 30, 8200, 30000, 8192, 2) + ranges,
+        "release_offer": version + offer + b"\x02",
+        "offer_released": version + b"\x03",
+    }
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for name, data in {**frames(), **handshake(), **store_messages(), **observe_messages()}.items():
+    everything = [frames(), handshake(), store_messages(), observe_messages(), handoff_messages()]
+    for name, data in {name: data for some in everything for name, data in some.items()}.items():
         save(name, data)
 
 

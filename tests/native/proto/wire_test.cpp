@@ -223,7 +223,7 @@ TEST_CASE("hostile segment tables are refused") {
     };
     CHECK_FALSE(refused([](SegmentInfo&) {}));
     CHECK(refused([](SegmentInfo& s) { s.kind = static_cast<SegmentKind>(0); }));
-    CHECK(refused([](SegmentInfo& s) { s.kind = static_cast<SegmentKind>(5); }));
+    CHECK(refused([](SegmentInfo& s) { s.kind = static_cast<SegmentKind>(6); }));
     CHECK(refused([](SegmentInfo& s) { s.rights = static_cast<Rights>(4); }));
     CHECK(refused([](SegmentInfo& s) { s.length = 0; }));
     CHECK(refused([](SegmentInfo& s) { s.address = ~0ull; }));
