@@ -16,10 +16,11 @@ from tent_core.config import for_rank, load_config
 from tent_core.errors import Closed, Unsupported
 from tent_core.store import PageStatus, PageStore
 
+from .contract import check
 from .flat import FlatPages
 from .guard import Guard, log
 from .heads import HeadGroups, head_groups
-from .identity import model_fields, namespace_fields, rank_of_process
+from .identity import model_fields, namespace_fields, rank_of_process, sglang_version
 from .mover import Mover, Op
 from .policy import boundary, leading, restorable_all, restorable_trailing
 from .pool import HostPool
@@ -54,6 +55,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         Raises ConfigError on a bad configuration and Unsupported on a mode that is not built. SGLang reports that
         to whoever asked for the attachment; nothing is running yet.
         """
+        check(sglang_version(), HiCacheStorage, type(self))
         config, settings = split_extra_config(storage_config.extra_config)
         self._storage_config = storage_config
         self._guard = Guard()

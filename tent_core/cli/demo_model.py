@@ -1,6 +1,6 @@
 """Make a model with random weights and a real tokenizer, offline.
 
-    python demo_model.py DIRECTORY [--size tiny|demo|large|hybrid]
+    python demo_model.py DIRECTORY [--size tiny|demo|large|hybrid|latent]
 
 Run it with the *serving engine's* interpreter, by path: it needs torch, transformers and tokenizers, which TENT's
 own environment lacks, and imports nothing of TENT. The directory appears whole or not at all, so two processes may
@@ -42,6 +42,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": dict(arch="llama", hidden=1024, layers=16, heads=16, kv_heads=4, inner=2816),
     # Sliding-window and full attention in turn (the hybrid KV-cache groups of vLLM).
     "hybrid": dict(arch="gemma3", hidden=256, layers=6, heads=4, kv_heads=2, inner=688),
+    # Latent attention (MLA): one small cache that all heads share.
+    "latent": dict(arch="deepseek", hidden=256, layers=3, heads=4, kv_heads=4, inner=688),
 }
 
 
@@ -89,7 +91,7 @@ def make_tokenizer() -> Any:
 
 
 def make_config(size: str, vocabulary: int) -> Any:
-    from transformers import Gemma3TextConfig, LlamaConfig
+    from transformers import DeepseekV2Config, Gemma3TextConfig, LlamaConfig
 
     shape = SIZES[size]
     common: dict[str, Any] = dict(
@@ -110,6 +112,21 @@ def make_config(size: str, vocabulary: int) -> Any:
     )
     if shape["arch"] == "gemma3":
         return Gemma3TextConfig(**common, sliding_window=256)
+    if shape["arch"] == "deepseek":
+        latent = dict(
+            kv_lora_rank=64, q_lora_rank=None, qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=32
+        )
+        # SGLang's CPU engine knows these models' own stretched positions only. Every layer is a dense one: no experts.
+        positions = dict(
+            rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=4096,
+            beta_fast=32, beta_slow=1, mscale=1.0, mscale_all_dim=1.0,
+        )  # fmt: skip
+        return DeepseekV2Config(
+            **{**common, "head_dim": 32},
+            **latent,
+            rope_parameters=positions,
+            first_k_dense_replace=shape["layers"],
+        )
     return LlamaConfig(**common)
 
 

@@ -30,6 +30,23 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
+_HICACHE_ARGUMENTS = (
+    "--enable-hierarchical-cache", "--hicache-ratio", "2", "--hicache-write-policy", "write_through",
+    "--hicache-storage-prefetch-policy", "wait_complete",
+)  # fmt: skip
+
+
+def _linker_arguments(extra_config: dict[str, Any]) -> list[str]:
+    config = {
+        "linker": "TentLinker",
+        "linker_module_path": "tent_sglang.linker",
+        "linker_extra_config": extra_config,
+    }
+    return [
+        "--enable-unified-cache-external-linker", "--unified-cache-external-linker-backend", "dynamic",
+        "--unified-cache-external-linker-config", json.dumps(config),
+    ]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -65,11 +82,13 @@ class SglangServer(ServerProcess):
         environment: dict[str, str] | None = None,
         arguments: Sequence[str] = (),
         max_tokens: int = 16384,
+        linker: bool = False,
     ) -> None:
         """Starts the process and returns at once.
 
         `backend`: what `--hicache-storage-backend` says; None leaves the flag out. `extra_config`: TENT's
         configuration and SGLang's keys beside it. `max_tokens`: room of the KV cache, and the longest prompt.
+        `linker`: device pools straight to the pool, without HiCache and its host pool.
         """
         command = [
             self.python, "-m", "sglang.launch_server",
@@ -79,12 +98,14 @@ class SglangServer(ServerProcess):
             "--context-length", str(max_tokens - PAGE_TOKENS), "--chunked-prefill-size", "-1",
             "--skip-server-warmup", "--host", "127.0.0.1", "--port", str(self.port),
             "--admin-api-key", _ADMIN_KEY, "--enable-metrics",
-            "--enable-hierarchical-cache", "--hicache-ratio", "2", "--hicache-write-policy", "write_through",
-            "--hicache-storage-prefetch-policy", "wait_complete",
         ]  # fmt: skip
-        if backend is not None:
+        if linker:
+            command += _linker_arguments(extra_config or {})
+        else:
+            command += _HICACHE_ARGUMENTS
+        if backend is not None and not linker:
             command += ["--hicache-storage-backend", backend]
-        if extra_config:
+        if extra_config and not linker:
             command += ["--hicache-storage-backend-extra-config", json.dumps(extra_config)]
         # SGLang runs the ninja that it finds first, and compiles anew for another one.
         path = os.pathsep.join([os.path.dirname(self.python), os.environ.get("PATH", "")])
