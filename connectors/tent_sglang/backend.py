@@ -14,6 +14,7 @@ import numpy as np
 
 from tent_core.config import for_rank, load_config
 from tent_core.errors import Closed, Unsupported
+from tent_core.explain import Ring
 from tent_core.store import PageStatus, PageStore
 
 from .contract import check
@@ -21,7 +22,7 @@ from .flat import FlatPages
 from .guard import Guard, log
 from .heads import HeadGroups, head_groups
 from .identity import model_fields, namespace_fields, rank_of_process, sglang_version
-from .mover import Mover, Op
+from .mover import Mover, Op, reason_of
 from .policy import boundary, leading, restorable_all, restorable_trailing
 from .pool import HostPool
 from .prefill import PREFILL
@@ -72,6 +73,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         self._segments: dict[tuple[int, int], Any] = {}
         self._pools: dict[str, HostPool] = {}
         self._refused: dict[str, str] = {}
+        self._about: dict[str, Any] = {"engine": "sglang", "node": getattr(self._store, "node_name", "")}
+        self._ring = Ring(self._about)
+        self._mover.tell = self._ring.add
         log.info("attached: node %s", getattr(self._store, "node_name", "?"))
 
     # ---- pools -------------------------------------------------------------------------------------------------
@@ -114,6 +118,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         self, pool: Any, name: str, form: str, lengths: list[int], groups: HeadGroups | None = None
     ) -> Any:
         fields = namespace_fields(self._storage_config, pool, name, form, lengths, self._model, groups)
+        if name == KV and form == "parts":
+            self._about["fields"] = fields
+        self._ring.about(self._about)
         return self._store.namespace(fields)
 
     def _flat_namespace(self, length: int) -> Any:
@@ -126,7 +133,9 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         return self._guard.run("exists", lambda: self._restorable(keys, ())[0], lambda: 0)
 
     def exists(self, key: str) -> bool:
-        return self._guard.run("exists", lambda: bool(self._find(KV, [key])[0].all()), lambda: False)
+        return self._guard.run(
+            "exists", lambda: bool(self._find(KV, [key])[0][0] == PageStatus.HIT), lambda: False
+        )
 
     def batch_exists_v2(self, keys: Sequence[str], pool_transfers: Any = None, extra_info: Any = None) -> Any:
         """The longest prefix whose KV pages and sidecars are all there, and how far each pool goes."""
@@ -140,15 +149,17 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         self, keys: Sequence[str], transfers: Sequence[Any]
     ) -> tuple[int, dict[Any, int], list[int]]:
         """(longest prefix, pages by pool, every prefix length that can be restored)."""
-        present, seconds = self._find(KV, keys)
+        status, seconds = self._find(KV, keys)
+        present = status == PageStatus.HIT
         pages = leading(present)
+        ends = [(pages, KV, reason_of(int(status[pages])))] if pages < len(keys) else []
         seconds *= pages / max(1, int(np.count_nonzero(present)))
         hits: dict[Any, int] = {KV: pages} if pages else {}
         prefixes = np.ones(pages, dtype=np.bool_)
         for transfer in transfers:
             if not prefixes.any():
                 break
-            own, more = self._restorable_of(transfer, keys[:pages])
+            own, more = self._restorable_of(transfer, keys[:pages], ends)
             seconds += more
             if own is None:
                 continue
@@ -156,21 +167,49 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
                 hits[transfer.name] = boundary(own)
             prefixes &= own
         restorable = (np.flatnonzero(prefixes) + 1).tolist()
-        return self._worthwhile(restorable, hits, seconds)
+        answer = self._worthwhile(restorable, hits, seconds)
+        self._record(keys, pages, restorable, answer[0], ends, seconds)
+        return answer
 
-    def _restorable_of(self, transfer: Any, keys: Sequence[str]) -> tuple[Any, float]:
-        """Per prefix of `keys` whether this pool allows it (None: the pool never decides); seconds to load it."""
+    def _record(
+        self,
+        keys: Sequence[str],
+        found: int,
+        restorable: list[int],
+        given: int,
+        ends: list[tuple[int, str, str]],
+        seconds: float,
+    ) -> None:
+        """For `tent explain`. `ends`: (page, pool, why it is no hit) of each pool that set an end."""
+        record: dict[str, Any] = {"did": "look", "asked": len(keys), "found": found, "given": given}
+        whole = restorable[-1] if restorable else 0
+        if given < whole:
+            record.update(why="computing is faster", load_s=round(seconds, 4), compute_tps=PREFILL.rate)
+        elif given < len(keys) and ends:
+            page, pool, why = min(ends)
+            record.update(why=why, pool=pool, page=page, key=keys[page])
+        self._ring.add(record)
+
+    def _restorable_of(
+        self, transfer: Any, keys: Sequence[str], ends: list[tuple[int, str, str]]
+    ) -> tuple[Any, float]:
+        """Per prefix of `keys` whether this pool allows it (None: the pool never decides); seconds to load it. Adds
+        to `ends` where it does not reach to the last of them."""
         rule, name = text(transfer.hit_policy), text(transfer.name)
         if rule == "block_groups":
             return None, 0.0  # a second form of pages found already
         if rule not in ("all_pages", "trailing_pages"):
             raise Unsupported(f"hit policy {rule!r} of pool {name!r} is not known to TENT")
-        present, seconds = self._find(name, keys)
-        if rule == "all_pages":
-            return restorable_all(present), seconds
+        status, seconds = self._find(name, keys)
+        present = status == PageStatus.HIT
         window = max(1, len(transfer.keys or ()))
-        # Of all that are there it loads the last `window`.
-        return restorable_trailing(present, window), seconds * min(1.0, window / max(1, len(keys)))
+        own = restorable_all(present) if rule == "all_pages" else restorable_trailing(present, window)
+        if not own[-1]:
+            page = int(np.flatnonzero(~present)[0 if rule == "all_pages" else -1])
+            ends.append((page, name, self._refused.get(name) or reason_of(int(status[page]))))
+        if rule == "trailing_pages":
+            seconds *= min(1.0, window / len(keys))  # of all that are there it loads the last `window`
+        return own, seconds
 
     def _worthwhile(
         self, restorable: list[int], hits: dict[Any, int], seconds: float
@@ -188,14 +227,15 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         return self._pool(KV).entries
 
     def _find(self, name: str, keys: Sequence[str]) -> tuple[Any, float]:
-        """Per key whether its page is there; seconds to load those. A pool that this backend refused has none."""
+        """Per key its PageStatus, HIT or why not; seconds to load the hits. A pool that this backend refused has
+        none."""
         if name in self._refused:
-            return np.zeros(len(keys), dtype=np.bool_), 0.0
+            return np.full(len(keys), PageStatus.REFUSED, dtype=np.uint8), 0.0
         pool = self._pool(name)
         status, seconds = self._mover.find(
             pool.namespace, pool.names(keys), pool.piece_bytes, pool.pieces, pin_ms=self._pin_ms
         )
-        return status == PageStatus.HIT, seconds
+        return status, seconds
 
     # ---- zero-copy pages ---------------------------------------------------------------------------------------
 
@@ -297,6 +337,7 @@ class TentHiCacheStorage(HiCacheStorage):  # type: ignore[misc]
         # SGLang freezes its garbage collector, so memory of the store must not hang on a cycle through this object.
         self._segments.clear()
         self._mover.release()
+        self._ring.close()
         self._store = None
         log.info("detached: %s", self.counters())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +40,8 @@ class Mover:
         self._guard = guard
         self._stop: threading.Event | None = None
         self.reads, self.writes = Rates(), Rates()
+        self.tell: Callable[[dict[str, Any]], None] = lambda record: None
+        """Hears of every batch that was read."""
 
     def follow(self, stop: threading.Event) -> None:
         """While `stop` is set, transfers are cut short and new ones are misses."""
@@ -66,6 +68,8 @@ class Mover:
             lookup.release()
         self._guard.count("exists.pages_found", int(np.count_nonzero(status == PageStatus.HIT)))
         self._guard.count("exists.pages_asked", len(status))
+        for reason, number in _reasons(status[status != PageStatus.HIT]).items():
+            self._guard.count(f"exists.miss.{reason}", number)
         return status, seconds
 
     def move(
@@ -134,18 +138,20 @@ class Mover:
         self._guard.count(f"{op}.bytes", moved * page_bytes)
         if op == "set":
             self._guard.count("set.pages_present", int(np.count_nonzero(status == PageStatus.PRESENT)))
-        if not done.all():
-            self._explain(op, status[~done], len(done))
+        reasons = _reasons(status[~done])
+        if reasons:
+            self._explain(op, reasons, len(done))
+        if op == "get":
+            record = {"did": "load", "asked": len(done), "given": moved, "took_s": round(seconds, 4)}
+            self.tell({**record, "missed": reasons})
         answers: list[bool] = done.tolist()
         return answers
 
-    def _explain(self, op: Op, missed: Statuses, of: int) -> None:
-        codes, numbers = np.unique(missed, return_counts=True)
-        reasons = {reason_of(int(code)): int(number) for code, number in zip(codes, numbers, strict=True)}
+    def _explain(self, op: Op, reasons: dict[str, int], of: int) -> None:
         for reason, number in reasons.items():
             self._guard.count(f"{op}.miss.{reason}", number)
         why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-        self._guard.warn(f"{op}:{why}", "%s: %d of %d pages missed (%s)", op, len(missed), of, why)
+        self._guard.warn(f"{op}:{why}", "%s: %d of %d pages missed (%s)", op, sum(reasons.values()), of, why)
 
     def _stopping(self) -> bool:
         return self._stop is not None and self._stop.is_set()
@@ -157,6 +163,12 @@ def _pages(status: Statuses, pieces: int) -> Statuses:
         return status
     worst: Statuses = status.reshape(-1, pieces).max(axis=1)
     return worst
+
+
+def _reasons(missed: Statuses) -> dict[str, int]:
+    """How many pages missed for which reason."""
+    codes, numbers = np.unique(missed, return_counts=True)
+    return {reason_of(int(code)): int(number) for code, number in zip(codes, numbers, strict=True)}
 
 
 def encode(keys: Sequence[str]) -> list[bytes]:

@@ -1,5 +1,5 @@
-"""``tent``: demo, doctor, config, node, ls, stat, pin, unpin, evict, verify, bench, testbed, sim, top, trace, recorder,
-net.
+"""``tent``: demo, doctor, config, node, ls, stat, pin, unpin, evict, verify, bench, testbed, sim, top, trace,
+explain, recorder, net.
 
 A user's mistake ends with one line on standard error and exit status 2, never with a traceback; so does a fault of
 the world (no directory, no memory), with status 1. ``TENT_DEMO_TRACEBACK=1`` shows where an error came from.
@@ -19,6 +19,7 @@ from tent_core.cli import (
     config_command,
     demo_command,
     doctor_command,
+    explain_command,
     net_command,
     node_command,
     pool_commands,
@@ -44,6 +45,7 @@ _COMMANDS = (
     sim_command,
     top_command,
     trace_command,
+    explain_command,
     recorder_command,
     net_command,
 )
