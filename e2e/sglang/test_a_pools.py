@@ -15,6 +15,7 @@ from support import sglang_kit
 from support.peers import until
 from support.sglang_kit import FULL, MAMBA, SWA, CacheConfig, HiCacheStorageConfig, torch
 from tent_core.config import load_config
+from tent_core.explain import rings
 from tent_core.store import PageStore
 from tent_sglang.backend import TentHiCacheStorage
 
@@ -104,6 +105,9 @@ def test_a_prompt_ends_at_its_first_page_that_is_not_there(make_kit):
     loaded = kit.load(reader, tokens)
     assert [key for _, key in loaded] == keys[:4]
     assert all(stored[page] == content for page, content in loaded.items())
+    told = [r for f in rings() if f.about["node"] == reader.backend._store.node_name for r in f.records]
+    look = next(record for record in told if record["did"] == "look")
+    assert (look["page"], look["pool"], look["why"], look["key"]) == (4, "kv", "ABSENT", keys[4])
 
 
 @pytest.mark.parametrize("name", ["swa", "mamba"])
