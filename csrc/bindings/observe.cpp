@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "bindings/bindings.h"
 #include "sched/replay.h"
 
@@ -162,6 +164,7 @@ py::dict segment_dict(const sched::SegmentBytes& bytes) {
     d["begins_ns"] = reader.begins();
     d["replayable"] = !reader.checkpoint().empty();
     py::list rails, links, posted, events;
+    std::optional<sched::LinkSpec> added;
     auto next_link = static_cast<LinkId>(reader.outline().links.size());
     for (const auto& r : reader.outline().rails) rails.append(r.name);
     for (const auto& l : reader.outline().links) links.append(link_tuple(l.link, l.spec, l.state));
@@ -172,7 +175,14 @@ py::dict segment_dict(const sched::SegmentBytes& bytes) {
     sched::Event e;
     while (reader.next(e)) {
         if (e.kind == EventKind::add_link) {
-            links.append(link_tuple(next_link++, e.link_spec, sched::LinkState::up));
+            added = e.link_spec;
+            links.append(link_tuple(next_link++, *added, sched::LinkState::up));
+            continue;
+        }
+        if (e.kind == EventKind::link_id && added) {  // it has another id than a new one would have
+            links[links.size() - 1] = link_tuple(e.link, *added, sched::LinkState::up);
+            --next_link;
+            added.reset();
             continue;
         }
         py::object t = event_tuple(e);

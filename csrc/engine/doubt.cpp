@@ -148,7 +148,7 @@ void Engine::settle(Doubt& d, std::span<const uint32_t> good) {
     std::erase_if(d.ranges, settled);
     for (LinkId link : guilty) {
         Peer::Link* l = d.of->peer_->link_of(link);
-        if (l == nullptr) continue;
+        if (l == nullptr || link_peer_[link] != d.of->peer_.get()) continue;  // the peer is gone
         log(LogLevel::warning,
             "link " + l->name +
                 " is corrupting: bytes that it brought do not match their check, and do when "

@@ -246,9 +246,12 @@ Result<std::shared_ptr<Peer>> Engine::connect(ByteView blob, Nanos timeout) {
             peer->set_rails(d->rails);  // they come and go
             peer->wake();
         } else {
-            auto index = static_cast<uint32_t>(peers_.size());
+            // In the place of one of which nothing is left.
+            auto place = std::find(peers_.begin(), peers_.end(), nullptr);
+            auto index = static_cast<uint32_t>(place - peers_.begin());
             peer = std::make_shared<Peer>(*this, index, std::move(*d));
-            peers_.push_back(peer);
+            if (place == peers_.end()) peers_.emplace_back();
+            peers_[index] = peer;
             live_peers_[index] = peer;
             peer->start(monotonic_now());
             pump();

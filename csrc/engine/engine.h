@@ -164,6 +164,7 @@ class Engine final : public transport::Sink {
     void link_down(LinkId link);
     void link_asleep(LinkId link);
     void remove_link(LinkId link);
+    bool forget_link(LinkId link) { return sprayer_.forget_link(link); }
     void link_probe(LinkId link, bool good);
     // Its owner's word: so many bytes of writes under way on it, for so long.
     void link_window(LinkId link, uint64_t bytes, Nanos life) {
@@ -194,6 +195,7 @@ class Engine final : public transport::Sink {
   private:
     static constexpr Nanos kBusyTick = 5 * kMillisecond;
     static constexpr size_t kMostLinksOfPeer = 65536;
+    static constexpr size_t kMostRemembered = 256;       // rails of nodes that are gone
     static constexpr uint64_t kMostNotified = 64 << 20;  // bytes of notifications that nobody has taken
     class Door;  // accepts connections and sees them through the handshake
     explicit Engine(const Settings& settings);
@@ -230,6 +232,8 @@ class Engine final : public transport::Sink {
     void cycle(const Poller::Batch* batch);
     void pump();
     void tick(Nanos now);
+    bool forget(Peer& peer);
+    void forget_rails();
     void perform(const sched::Action& action);
     void post(const sched::Action& action);
     bool repost(Peer& peer, AttemptId id, Peer::AttemptRecord record);
@@ -283,6 +287,7 @@ class Engine final : public transport::Sink {
     bool watched_ = false;                          // there is such news
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
+    size_t rails_to_tidy_ = kMostRemembered;  // when there are so many
     sched::RecordedSprayer sprayer_;
 
     std::vector<std::shared_ptr<Peer>> peers_;  // by index; a dead one stays until it is quiet

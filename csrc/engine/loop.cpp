@@ -1,6 +1,7 @@
 // Progress: who holds the loop token turns events into sprayer events, and the sprayer's actions into
 // postings.
 #include <algorithm>
+#include <set>
 
 #include "base/fork_guard.h"
 #include "engine/door.h"
@@ -123,12 +124,7 @@ void Engine::tick(Nanos now) {
         auto p = peers_[i];
         if (!p) continue;
         p->tick(now, lease_now);
-        if (p->dead() && p->quiet()) {
-            for (Peer*& owner : link_peer_) {
-                if (owner == p.get()) owner = nullptr;
-            }
-            peers_[i].reset();
-        }
+        if (p->dead() && p->quiet() && forget(*p)) peers_[i].reset();
     }
     std::vector<std::shared_ptr<Transfer>> waiting = waiting_;
     for (const auto& t : waiting) {
@@ -367,6 +363,33 @@ void Engine::remove_link(LinkId link) {
     sprayer_.remove_link(link, monotonic_now());
     link_peer_[link] = nullptr;
 }
+// What the sprayer keeps of a peer that is gone: links, their ids, rails. False: something of it is under
+// way.
+bool Engine::forget(Peer& peer) {
+    auto of_it = [&](const auto& t) { return t.second->peer_.get() == &peer; };
+    if (std::any_of(transfers_.begin(), transfers_.end(), of_it)) return false;
+    if (!peer.forget_links()) return false;
+    for (Peer*& owner : link_peer_) {
+        if (owner == &peer) owner = nullptr;
+    }
+    if (remote_rails_.size() >= rails_to_tidy_) forget_rails();
+    return true;
+}
+
+// Rails are remembered for nodes that come back, but not those of all nodes that ever were.
+void Engine::forget_rails() {
+    std::set<RailId> used;  // those of links that have not come up yet, too
+    for (const auto& p : peers_) {
+        if (!p || p->dead()) continue;
+        for (const Peer::Link& l : p->links()) used.insert(l.remote);
+    }
+    for (auto it = remote_rails_.begin(); it != remote_rails_.end();) {
+        bool gone = !used.contains(it->second) && sprayer_.forget_rail(it->second);
+        it = gone ? remote_rails_.erase(it) : std::next(it);
+    }
+    rails_to_tidy_ = remote_rails_.size() + kMostRemembered;
+}
+
 void Engine::link_probe(LinkId link, bool good) {
     sprayer_.link_probe(link, good, monotonic_now());
 }

@@ -103,7 +103,8 @@ class Peer final : public transport::Session,
     void rail_changed(const LocalRail& rail);  // the kernel says that one of ours is down, or back
     void rails_changed();                      // there are more of ours
     void set_rails(const std::vector<RailAddress>& rails);  // the peer's, as the directory has them now
-    void link_state(LinkId link, sched::LinkState state);   // the sprayer's news
+    bool forget_links();  // once it is dead and quiet: their ids may be others'; false: not yet
+    void link_state(LinkId link, sched::LinkState state);  // the sprayer's news
     void channel_up(transport::Channel* channel);
     void channel_down(transport::Channel* channel, const Status& why);
     void probe(LinkId link);

@@ -328,6 +328,14 @@ std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
     return up ? std::optional(kNetworkTier) : std::nullopt;
 }
 
+bool Peer::forget_links() {
+    for (Link& l : links_) {
+        if (l.id != kNoId && !engine_.forget_link(l.id)) return false;
+        l.id = kNoId;
+    }
+    return true;
+}
+
 Peer::Link* Peer::link_of(LinkId id) {
     for (Link& l : links_) {
         if (l.id == id) return &l;

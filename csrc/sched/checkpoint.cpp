@@ -342,10 +342,10 @@ void Checkpoint::timers(A& a, T& timers, size_t slots) {
 
 template <class A>
 void Checkpoint::visit(A& a, Core& core) {
-    auto& [settings, now, lag, rails, links, locals, peers, peer_slots, groups, version, groups_refreshed,
-           refresh_due, flow_pool, attempt_pool, flow_slots, attempt_slots, next_order, next_attempt,
-           deadlines, checks, actions, dirty, turn, queued, reissue_credit, hedge_credit, hedged, hedge_due,
-           submitted, completed, failed, cancelled] = core;
+    auto& [settings, now, lag, rails, links, free_rails, free_links, locals, peers, peer_slots, groups,
+           version, groups_refreshed, refresh_due, flow_pool, attempt_pool, flow_slots, attempt_slots,
+           next_order, next_attempt, deadlines, checks, actions, dirty, turn, queued, reissue_credit,
+           hedge_credit, hedged, hedge_due, submitted, completed, failed, cancelled] = core;
     visit_settings(a, settings);
     a.t(now);
     a.t(lag);
@@ -353,6 +353,8 @@ void Checkpoint::visit(A& a, Core& core) {
     for (Rail& r : rails) rail(a, r);
     a.size(links);
     for (Link& l : links) link(a, l);
+    ids(a, free_rails);
+    ids(a, free_links);
     numbers(a, locals);
     a.size(peers);
     for (Peer& p : peers) peer(a, p);

@@ -13,7 +13,7 @@ class Core;
 
 // Raise it whenever the state, or what the sprayer does with it, changes: a recording replays only through
 // the code that made it.
-constexpr uint16_t kCheckpointVersion = 5;
+constexpr uint16_t kCheckpointVersion = 6;
 
 struct Checkpoint {
     static void outline(const Core& core, Outline& out);
@@ -41,6 +41,7 @@ struct Checkpoint {
     // checkpoint_sound.cpp: everything that the sprayer takes for granted of its own state.
     static bool sound(const Core& core);
     static bool sound_links(const Core& core);
+    static bool sound_free(const Core& core);
     static bool sound_flows(const Core& core);
     static bool sound_attempts(const Core& core);
     static bool sound_peers(const Core& core);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <string>
 #include <type_traits>
 
@@ -75,6 +76,12 @@ template <class A, class V>
 void numbers(A& a, V& list) {
     a.size(list);
     for (auto& v : list) a.u(v);
+}
+template <class A>
+void ids(A& a, std::set<uint32_t>& set) {
+    std::vector<uint32_t> list(set.begin(), set.end());
+    numbers(a, list);
+    if constexpr (A::loads) set = {list.begin(), list.end()};
 }
 template <class A, class V>
 void fixed(A& a, V& array) {

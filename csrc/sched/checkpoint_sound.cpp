@@ -45,7 +45,8 @@ bool Checkpoint::sound(const Core& core) {
     }
     auto is_rail = [&](RailId id) { return id < core.rails_.size(); };
     if (!std::all_of(core.locals_.begin(), core.locals_.end(), is_rail)) return false;
-    return sound_links(core) && sound_flows(core) && sound_attempts(core) && sound_peers(core);
+    return sound_links(core) && sound_free(core) && sound_flows(core) && sound_attempts(core) &&
+           sound_peers(core);
 }
 
 bool Checkpoint::sound_links(const Core& core) {
@@ -64,6 +65,24 @@ bool Checkpoint::sound_links(const Core& core) {
         if (!good) return false;
     }
     return seen == pool.live();
+}
+
+// What is free is nobody's.
+bool Checkpoint::sound_free(const Core& core) {
+    for (LinkId id : core.free_links_) {
+        if (id >= core.links_.size()) return false;
+        const Link& l = core.links_[id];
+        if (!l.removed || l.counted || l.first != kNoId || core.checks_.at(id) != kNever) return false;
+    }
+    auto free = [&](RailId id) { return core.free_rails_.contains(id); };
+    for (LinkId id = 0; id < core.links_.size(); ++id) {
+        const LinkSpec& spec = core.links_[id].spec;
+        if (!core.free_links_.contains(id) && (free(spec.local) || free(spec.remote))) return false;
+    }
+    if (std::any_of(core.locals_.begin(), core.locals_.end(), free)) return false;
+    return std::all_of(core.free_rails_.begin(), core.free_rails_.end(), [&](RailId id) {
+        return id < core.rails_.size() && core.rails_[id].links == 0 && core.rails_[id].locals == 0;
+    });
 }
 
 bool Checkpoint::sound_flows(const Core& core) {
@@ -120,7 +139,9 @@ bool Checkpoint::sound_peers(const Core& core) {
     size_t queued = 0, in_queues = 0;
     for (size_t slot = 0; slot < core.peers_.size(); ++slot) {
         const Peer& p = core.peers_[slot];
-        auto mine = [&](LinkId id) { return id < core.links_.size() && core.links_[id].peer == slot; };
+        auto mine = [&](LinkId id) {
+            return id < core.links_.size() && core.links_[id].peer == slot && !core.free_links_.contains(id);
+        };
         if (!ids.insert(p.id).second || p.group >= kTiers) return false;
         if (!std::all_of(p.links.begin(), p.links.end(), mine)) return false;
         if (!std::all_of(p.usable.begin(), p.usable.end(), mine)) return false;

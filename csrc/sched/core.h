@@ -5,6 +5,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 
 #include "sched/math.h"
 #include "sched/state.h"
@@ -18,8 +19,10 @@ class Core {
 
     // topology.cpp
     RailId add_rail(const RailSpec& spec);
+    bool forget_rail(RailId rail);
     LinkId add_link(const LinkSpec& spec);
     void remove_link(LinkId link);
+    bool forget_link(LinkId link);
     void link_window(LinkId link, uint64_t bytes, Nanos until);
     // flows.cpp
     void add_flow(FlowId id, const FlowSpec& spec);
@@ -163,6 +166,8 @@ class Core {
     Nanos lag_ = 0;  // sum of our own lag
     std::vector<Rail> rails_;
     std::vector<Link> links_;
+    std::set<RailId> free_rails_;  // forgotten: to be used again
+    std::set<LinkId> free_links_;
     std::vector<RailId> locals_;  // rails that links start at
     std::vector<Peer> peers_;
     std::map<PeerId, uint32_t> peer_slots_;

@@ -14,6 +14,12 @@ FaultClock::Fault& FaultClock::of(LinkId link) {
     return links_[link];
 }
 
+void FaultClock::start(LinkId link) {
+    if (link >= links_.size()) return;
+    open_ -= links_[link].lost.size();
+    links_[link] = {};
+}
+
 void FaultClock::error_coming(LinkId link, Nanos last_sign, Nanos now) {
     Fault& f = of(link);
     if (!f.active && f.foreseen < 0) f.foreseen = std::min(last_sign, now);

@@ -22,6 +22,8 @@ struct FaultTimes {
 
 class FaultClock {
   public:
+    // It is a new one; its id may have been another's.
+    void start(LinkId link);
     // Before an error that will take the link down: its last sign of life is known now, not afterwards.
     void error_coming(LinkId link, Nanos last_sign, Nanos now);
     // An attempt that failed with its link: fenced already.

@@ -134,6 +134,12 @@ RailId RecordedSprayer::add_rail(const RailSpec& spec) {
     return sprayer_.add_rail(spec);
 }
 
+bool RecordedSprayer::forget_rail(RailId rail) {
+    recorder_.room(sprayer_, now_);
+    recorder_.put(EventKind::forget_rail, now_, rail);
+    return sprayer_.forget_rail(rail);
+}
+
 LinkId RecordedSprayer::add_link(const LinkSpec& spec, Nanos now) {
     now_ = now;
     recorder_.room(sprayer_, now, room_for(spec.name));
@@ -141,7 +147,14 @@ LinkId RecordedSprayer::add_link(const LinkSpec& spec, Nanos now) {
     (void)affinity;  // of a policy that no engine runs
     recorder_.put(EventKind::add_link, now, peer, local, remote, zigzag(latency), max_attempts, tier);
     recorder_.text(name);
-    return sprayer_.add_link(spec, now);
+    LinkId id = sprayer_.add_link(spec, now);
+    if (id == links_) {
+        ++links_;
+    } else {
+        recorder_.room(sprayer_, now);
+        recorder_.put(EventKind::link_id, now, id);
+    }
+    return id;
 }
 
 void RecordedSprayer::link_down(LinkId link, Nanos now) {
@@ -168,6 +181,11 @@ void RecordedSprayer::remove_link(LinkId link, Nanos now) {
     recorder_.room(sprayer_, now_ = now);
     recorder_.put(EventKind::remove_link, now, link);
     sprayer_.remove_link(link, now);
+}
+bool RecordedSprayer::forget_link(LinkId link) {
+    recorder_.room(sprayer_, now_);
+    recorder_.put(EventKind::forget_link, now_, link);
+    return sprayer_.forget_link(link);
 }
 void RecordedSprayer::link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now) {
     recorder_.room(sprayer_, now_ = now);

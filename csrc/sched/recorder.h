@@ -90,6 +90,7 @@ class RecordedSprayer {
         : sprayer_(settings), recorder_(recorder_bytes) {}
 
     RailId add_rail(const RailSpec& spec);
+    bool forget_rail(RailId rail);
     LinkId add_link(const LinkSpec& spec, Nanos now);
     void link_down(LinkId link, Nanos now);
     void link_up(LinkId link, Nanos now);
@@ -97,6 +98,7 @@ class RecordedSprayer {
     void link_corrupting(LinkId link, Nanos now);
     void link_asleep(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
+    bool forget_link(LinkId link);
     void link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now);
     void add_flow(FlowId id, const FlowSpec& spec, Nanos now);
     void set_priority(FlowId id, Priority priority, Nanos now);
@@ -124,7 +126,8 @@ class RecordedSprayer {
 
     Sprayer sprayer_;
     Recorder recorder_;
-    Nanos now_ = 0;  // of the last event that had a time
+    Nanos now_ = 0;     // of the last event that had a time
+    LinkId links_ = 0;  // that there have been at once
 };
 
 }  // namespace tent::sched

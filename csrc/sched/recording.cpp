@@ -189,6 +189,8 @@ bool SegmentReader::next(Event& e) {
         case EventKind::remove_link:
         case EventKind::corrupting:
         case EventKind::asleep:
+        case EventKind::forget_link:
+        case EventKind::link_id:
             e.link = static_cast<LinkId>(in_.below(uint64_t{1} << 32));
             break;
         case EventKind::window:
@@ -218,6 +220,9 @@ bool SegmentReader::next(Event& e) {
             break;
         case EventKind::own_lag:
             e.value = static_cast<uint64_t>(in_.i());
+            break;
+        case EventKind::forget_rail:
+            e.rail_id = static_cast<RailId>(in_.below(uint64_t{1} << 32));
             break;
         case EventKind::rail_shared:
             e.rail_id = static_cast<RailId>(in_.below(uint64_t{1} << 32));

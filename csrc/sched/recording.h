@@ -47,6 +47,9 @@ enum class EventKind : uint8_t {
     window = 18,
     rail_shared = 19,
     asleep = 20,
+    forget_link = 21,
+    forget_rail = 22,
+    link_id = 23,  // of the link just added, where it was another one's before
     // What it decided, when asked for an action.
     post = 32,
     revoke = 33,

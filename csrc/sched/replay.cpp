@@ -59,6 +59,7 @@ class Player {
     RecordedShape shape_;
     std::unique_ptr<Sprayer> sprayer_;
     uint64_t sequence_ = 0;
+    LinkId added_ = kNoId;  // the last one
     Nanos now_ = 0, lag_ = 0;
     Bytes state_;
 };
@@ -121,7 +122,17 @@ void Player::play(const Event& e) {
             sprayer_->add_rail(e.rail);
             return;
         case EventKind::add_link:
-            sprayer_->add_link(e.link_spec, e.now);
+            added_ = sprayer_->add_link(e.link_spec, e.now);
+            return;
+        case EventKind::link_id:
+            if (e.link != added_)
+                differs("link " + std::to_string(e.link) + " is link " + std::to_string(added_));
+            return;
+        case EventKind::forget_link:
+            sprayer_->forget_link(e.link);
+            return;
+        case EventKind::forget_rail:
+            sprayer_->forget_rail(e.rail_id);
             return;
         case EventKind::link_down:
             return sprayer_->link_down(e.link, e.now);

@@ -51,8 +51,13 @@ Sprayer::~Sprayer() = default;
 RailId Sprayer::add_rail(const RailSpec& spec) {
     return impl_->add_rail(spec);
 }
+bool Sprayer::forget_rail(RailId rail) {
+    return impl_->forget_rail(rail);
+}
 LinkId Sprayer::add_link(const LinkSpec& spec, Nanos now) {
-    return impl_->at_time(now).add_link(spec);
+    LinkId id = impl_->at_time(now).add_link(spec);
+    impl_->faults.start(id);
+    return id;
 }
 void Sprayer::link_down(LinkId link, Nanos now) {
     impl_->error_of(link, now, [&] { impl_->at_time(now).link_down(link); });
@@ -71,6 +76,9 @@ void Sprayer::link_asleep(LinkId link, Nanos now) {
 }
 void Sprayer::remove_link(LinkId link, Nanos now) {
     impl_->at_time(now).remove_link(link);
+}
+bool Sprayer::forget_link(LinkId link) {
+    return impl_->forget_link(link);
 }
 void Sprayer::link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now) {
     impl_->at_time(now).link_window(link, bytes, until);

@@ -162,7 +162,9 @@ class Sprayer {
     ~Sprayer();
 
     RailId add_rail(const RailSpec& spec);
-    // A new link is `up` (its transport has connected it). Ids are never reused.
+    // False: links of it are not forgotten yet. Otherwise its id will be used again: the smallest first.
+    bool forget_rail(RailId rail);
+    // A new link is `up` (its transport has connected it).
     LinkId add_link(const LinkSpec& spec, Nanos now);
     // Evidence from transport or kernel: down = error, carrier loss (outstanding attempts are revoked and
     // re-issued elsewhere); up = usable again (goes through probation).
@@ -176,6 +178,9 @@ class Sprayer {
     // did not.
     void link_asleep(LinkId link, Nanos now);
     void remove_link(LinkId link, Nanos now);
+    // It was removed, and nobody will name it any more: its id will be used again, the smallest first. False:
+    // attempts on it are not over yet, or news of it waits to be asked for.
+    bool forget_link(LinkId link);
     // Its owner's word to one of many writers: so many bytes of writes in flight on it at most, until
     // `until`; 0: as many as there is room for. One slice may always be.
     void link_window(LinkId link, uint64_t bytes, Nanos until, Nanos now);

@@ -6,6 +6,19 @@ namespace tent::sched {
 namespace {
 constexpr uint64_t kMostShared = uint64_t{1} << 40;  // bytes that one word of others may stand for
 constexpr Nanos kLongestShare = 5 * kMillisecond;    // without a word of our own
+
+// In the place of one that was forgotten, or behind all.
+template <class T>
+uint32_t place(T item, std::vector<T>& all, std::set<uint32_t>& free) {
+    if (free.empty()) {
+        all.push_back(std::move(item));
+        return static_cast<uint32_t>(all.size() - 1);
+    }
+    uint32_t id = *free.begin();
+    free.erase(free.begin());
+    all[id] = std::move(item);
+    return id;
+}
 }  // namespace
 
 Core::Core(const Settings& settings) : settings_(settings) {
@@ -24,8 +37,18 @@ RailId Core::add_rail(const RailSpec& spec) {
     bool known = spec.rate_Bps != 0;
     r.nominal = spec.rate_Bps;
     r.model.start(known ? spec.rate_Bps : settings_.initial_rate_Bps, known);
-    rails_.push_back(std::move(r));
-    return static_cast<RailId>(rails_.size() - 1);
+    return place(std::move(r), rails_, free_rails_);
+}
+
+bool Core::forget_rail(RailId id) {
+    if (id >= rails_.size() || free_rails_.contains(id) || rails_[id].links != 0) return false;
+    for (LinkId i = 0; i < links_.size(); ++i) {
+        const LinkSpec& spec = links_[i].spec;
+        if ((spec.local == id || spec.remote == id) && !free_links_.contains(i)) return false;
+    }
+    rails_[id] = {};
+    free_rails_.insert(id);
+    return true;
 }
 
 uint32_t Core::peer_slot(PeerId id) {
@@ -41,16 +64,16 @@ LinkId Core::add_link(const LinkSpec& spec) {
     Link l;
     l.spec = spec;
     // A rail nobody named is the link's own.
-    if (l.spec.local >= rails_.size()) l.spec.local = add_rail({spec.name + " (local)", 0});
-    if (l.spec.remote >= rails_.size()) l.spec.remote = add_rail({spec.name + " (remote)", 0});
+    auto nobodys = [&](RailId id) { return id >= rails_.size() || free_rails_.contains(id); };
+    if (nobodys(l.spec.local)) l.spec.local = add_rail({spec.name + " (local)", 0});
+    if (nobodys(l.spec.remote)) l.spec.remote = add_rail({spec.name + " (remote)", 0});
     l.peer = peer_slot(spec.peer);
     l.latency.start(std::max<Nanos>(2 * spec.latency, 0));
     l.path.start(1, false);
     l.quiet_since = now_;
     l.quiet_lag = lag_;
-    auto id = static_cast<LinkId>(links_.size());
-    links_.push_back(std::move(l));
-    Link& link = links_.back();
+    LinkId id = place(std::move(l), links_, free_links_);
+    Link& link = links_[id];
     each_rail(link, [](Rail& r) { ++r.links; });
     if (rails_[link.spec.local].locals++ == 0) locals_.push_back(link.spec.local);
     link.pace = Pace(link.rate);
@@ -71,7 +94,22 @@ void Core::remove_link(LinkId id) {
     if (--rails_[l.spec.local].locals == 0) std::erase(locals_, l.spec.local);
     checks_.set(id, kNever);
     std::erase(peers_[l.peer].links, id);
+    std::erase(peers_[l.peer].usable, id);
     topology_changed();
+}
+
+bool Core::forget_link(LinkId id) {
+    if (id >= links_.size() || free_links_.contains(id)) return false;
+    const Link& l = links_[id];
+    if (!l.removed || l.first != kNoId) return false;
+    for (size_t i = 0; i < actions_.size(); ++i) {
+        const Action& a = actions_.at(i);
+        bool of_link = a.kind == Action::Kind::probe || a.kind == Action::Kind::link_state;
+        if (of_link && a.link == id) return false;
+    }
+    // What it was is kept until another one takes its place: sums are taken over all.
+    free_links_.insert(id);
+    return true;
 }
 
 void Core::link_window(LinkId id, uint64_t bytes, Nanos until) {

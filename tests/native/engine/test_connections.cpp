@@ -145,4 +145,24 @@ TEST_CASE("whatever waits keeps its connections, however few there may be") {
     for (auto& s : spokes) CHECK(s->engine->counters().failed == 0);
 }
 
+TEST_CASE("peers that come and go take the places of those that left") {
+    Node owner("owner", 0), user("user", 0);
+    constexpr uint32_t kTimes = 60;
+    uint32_t peers = 0, links = 0;
+    for (uint32_t n = 0; n < kTimes; ++n) {
+        auto peer = user.connect(owner);
+        user.move(Op::read, peer, owner);
+        peers = std::max(peers, peer->index() + 1);
+        {
+            auto hold = user.engine->hold_loop();
+            for (const auto& l : peer->links()) links = l.id == kNoId ? links : std::max(links, l.id + 1);
+        }
+        user.engine->disconnect(peer);
+    }
+    CHECK(links > 0);
+    // A place is free once the loop has come round to see that nothing of it is under way.
+    CHECK(peers <= kTimes / 2);
+    CHECK(links <= kTimes);  // of two for each peer, to be used again
+}
+
 }  // namespace tent::test
