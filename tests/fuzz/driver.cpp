@@ -10,23 +10,17 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <bitset>
-#include <chrono>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <string>
-#include <vector>
+
+#include "inputs.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
 
-using Input = std::vector<uint8_t>;
+using namespace tent::fuzz;
+
 constexpr size_t kLargest = 4096;
 constexpr size_t kMap = 1 << 16;
 
@@ -34,55 +28,14 @@ std::bitset<kMap> g_seen;
 size_t g_fresh = 0;
 Input g_current;
 
-struct Random {
-    uint64_t state;
-    uint64_t next() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        return state ^= state << 17;
-    }
-    size_t below(size_t n) { return n == 0 ? 0 : static_cast<size_t>(next() % n); }
-};
-
 void print_current() {
     std::fprintf(stderr, "\nfailing input: ");
-    for (uint8_t v : g_current) std::fprintf(stderr, "%02x", v);
-    std::fprintf(stderr, "\n");
+    print_hex(stderr, g_current.data(), g_current.size());
 }
 
 void on_signal(int number) {
     print_current();
     _exit(128 + number);
-}
-
-Input from_hex(const std::string& text) {
-    Input out;
-    for (size_t i = 0; i + 1 < text.size(); i += 2)
-        out.push_back(static_cast<uint8_t>(std::stoi(text.substr(i, 2), nullptr, 16)));
-    return out;
-}
-
-void load(const std::filesystem::path& path, std::vector<Input>& corpus) {
-    if (std::filesystem::is_directory(path)) {
-        std::vector<std::filesystem::path> files;
-        for (const auto& entry : std::filesystem::directory_iterator(path)) files.push_back(entry.path());
-        std::sort(files.begin(), files.end());
-        for (const auto& file : files) load(file, corpus);
-        return;
-    }
-    std::ifstream in(path);
-    if (!in) {
-        std::fprintf(stderr, "cannot read %s\n", path.c_str());
-        std::exit(2);
-    }
-    std::string all;
-    for (std::string line; std::getline(in, line);) {
-        if (path.extension() == ".txt")
-            corpus.push_back(from_hex(line));
-        else
-            all += line;
-    }
-    if (path.extension() != ".txt") corpus.push_back(from_hex(all));
 }
 
 void put_number(Input& in, Random& random) {
@@ -97,7 +50,6 @@ void put_number(Input& in, Random& random) {
 
 void mutate_once(Input& in, Random& random, const std::vector<Input>& corpus) {
     size_t at = random.below(in.size());
-    auto from = in.begin() + static_cast<std::ptrdiff_t>(at);
     size_t some = 1 + random.below(random.below(4) == 0 ? 64 : 8);
     switch (random.below(8)) {
         case 0:
@@ -110,27 +62,19 @@ void mutate_once(Input& in, Random& random, const std::vector<Input>& corpus) {
             put_number(in, random);
             break;
         case 3:
-            for (size_t i = 0; i < some; ++i)
-                in.insert(in.begin() + static_cast<std::ptrdiff_t>(at), static_cast<uint8_t>(random.next()));
+            put_in_noise(in, at, some, random);
             break;
         case 4:
-            in.erase(from, from + static_cast<std::ptrdiff_t>(std::min(some, in.size() - at)));
+            leave_out(in, at, some);
             break;
         case 5:  // cut
             if (random.below(3) == 0) in.resize(at);
             break;
-        case 6: {  // repeat a part
-            Input part(from, from + static_cast<std::ptrdiff_t>(std::min(some * 4, in.size() - at)));
-            in.insert(in.begin() + static_cast<std::ptrdiff_t>(random.below(in.size() + 1)), part.begin(),
-                      part.end());
+        case 6:
+            repeat(in, at, some * 4, random);
             break;
-        }
-        default: {  // the rest of another one
-            const Input& other = corpus[random.below(corpus.size())];
-            size_t cut = random.below(other.size() + 1);
-            in.resize(at);
-            in.insert(in.end(), other.begin() + static_cast<std::ptrdiff_t>(cut), other.end());
-        }
+        default:
+            join(in, at, corpus, random);
     }
     if (in.size() > kLargest) in.resize(kLargest);
 }
@@ -147,32 +91,6 @@ bool run(const Input& in) {
     return g_fresh > 0;
 }
 
-struct Options {
-    double seconds = 3;
-    uint64_t seed = 0;
-    std::string keep;
-    std::vector<Input> corpus;
-};
-
-Options parse(int argc, char** argv) {
-    Options o;
-    o.seed = static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
-    for (int i = 1; i < argc; ++i) {
-        std::string arg = argv[i];
-        bool more = i + 1 < argc;
-        if (arg == "--seconds" && more)
-            o.seconds = std::stod(argv[++i]);
-        else if (arg == "--seed" && more)
-            o.seed = std::stoull(argv[++i]);
-        else if (arg == "--keep" && more)
-            o.keep = argv[++i];
-        else
-            load(arg, o.corpus);
-    }
-    if (o.corpus.empty()) o.corpus.emplace_back();
-    return o;
-}
-
 }  // namespace
 
 extern "C" void __sanitizer_cov_trace_pc() {
@@ -185,9 +103,7 @@ extern "C" void __sanitizer_cov_trace_pc() {
 
 int main(int argc, char** argv) {
     Options o = parse(argc, argv);
-    std::printf("seed %llu, %zu inputs to start from\n", static_cast<unsigned long long>(o.seed),
-                o.corpus.size());
-    std::fflush(stdout);
+    if (o.corpus.empty()) o.corpus.emplace_back();
     for (int number : {SIGABRT, SIGILL, SIGTRAP, SIGALRM}) signal(number, on_signal);
     __sanitizer_set_death_callback(print_current);
     alarm(static_cast<unsigned>(o.seconds) + 60);  // an input that never ends
@@ -205,9 +121,10 @@ int main(int argc, char** argv) {
             ++found;
             o.corpus.push_back(in);
             if (o.keep.empty()) continue;
-            std::ofstream out(o.keep, std::ios::app);
-            for (uint8_t v : in) out << "0123456789abcdef"[v >> 4] << "0123456789abcdef"[v & 15];
-            out << '\n';
+            FILE* to = std::fopen(o.keep.c_str(), "a");
+            if (to == nullptr) continue;
+            print_hex(to, in.data(), in.size());
+            std::fclose(to);
         }
     }
     std::printf("%llu inputs, %zu places in the code, %zu inputs kept\n",

@@ -3,11 +3,11 @@
 // of their own, so that whatever a peer holds ends with it. The engines run here, with guards around what
 // they expose, and serve an honest peer all the while.
 //
-//   fuzz_engine [--seconds N] [--seed S] [--keep FILE] [FILE.hex | FILE.txt]...
+//   fuzz_engine [--seconds N] [--seed S] [--keep FILE] [FILE.hex | FILE.txt | FOLDER]...
 //
-// A .txt file holds one input a line. --keep appends inputs that made something new happen. A failure prints
-// the inputs under way. Built with -fsanitize-coverage=trace-pc for all (see docs/tests.md), "new" is new
-// code.
+// A .hex file is one input, a .txt file one input a line. --keep appends inputs that made something new
+// happen. A failure prints the inputs under way. Built with -fsanitize-coverage=trace-pc for all (see
+// docs/tests.md), "new" is new code.
 #include <arpa/inet.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -16,7 +16,6 @@
 #include <sys/wait.h>
 
 #include <chrono>
-#include <fstream>
 
 #include "base/log.h"
 #include "target.h"
@@ -34,23 +33,6 @@ constexpr size_t kLargest = 1024;
 constexpr size_t kHostile = 2;  // processes: an attacker, an impostor
 Shared* g_shared = nullptr;
 
-struct Random {
-    uint64_t state;
-    uint64_t next() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        return state ^= state << 17;
-    }
-    size_t below(size_t n) { return n == 0 ? 0 : static_cast<size_t>(next() % n); }
-};
-
-struct Options {
-    double seconds = 3;
-    uint64_t seed = 0;
-    std::string keep;
-    std::vector<Input> corpus;
-};
-
 void print_current() {
     static std::atomic<bool> once{false};
     if (g_shared == nullptr || once.exchange(true)) return;
@@ -65,38 +47,6 @@ void on_signal(int number) {
     _exit(128 + number);
 }
 
-void load(const std::string& path, std::vector<Input>& corpus) {
-    std::ifstream in(path);
-    if (!in) {
-        std::fprintf(stderr, "cannot read %s\n", path.c_str());
-        std::exit(2);
-    }
-    for (std::string line; std::getline(in, line);) {
-        Input one;
-        for (size_t i = 0; i + 1 < line.size(); i += 2)
-            one.push_back(static_cast<uint8_t>(std::stoi(line.substr(i, 2), nullptr, 16)));
-        if (!one.empty()) corpus.push_back(std::move(one));
-    }
-}
-
-Options parse(int argc, char** argv) {
-    Options o;
-    o.seed = static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
-    for (int i = 1; i < argc; ++i) {
-        std::string arg = argv[i];
-        bool more = i + 1 < argc;
-        if (arg == "--seconds" && more)
-            o.seconds = std::stod(argv[++i]);
-        else if (arg == "--seed" && more)
-            o.seed = std::stoull(argv[++i]);
-        else if (arg == "--keep" && more)
-            o.keep = argv[++i];
-        else
-            load(arg, o.corpus);
-    }
-    return o;
-}
-
 Input invent(Random& random, const std::vector<Input>& corpus) {
     Input in = corpus.empty() || random.below(4) == 0 ? Input() : corpus[random.below(corpus.size())];
     if (in.empty()) {
@@ -106,32 +56,22 @@ Input invent(Random& random, const std::vector<Input>& corpus) {
     }
     for (size_t n = 1 + random.below(8); n > 0; --n) {
         size_t at = random.below(in.size()), some = 1 + random.below(32);
-        auto from = in.begin() + static_cast<std::ptrdiff_t>(at);
         switch (random.below(6)) {
             case 0:
             case 1:
                 if (!in.empty()) in[at] = static_cast<uint8_t>(random.next());
                 break;
             case 2:
-                in.insert(from, some, 0);
-                for (size_t i = 0; i < some; ++i) in[at + i] = static_cast<uint8_t>(random.next());
+                put_in_noise(in, at, some, random);
                 break;
             case 3:
-                in.erase(from, from + static_cast<std::ptrdiff_t>(std::min(some, in.size() - at)));
+                leave_out(in, at, some);
                 break;
-            case 4: {
-                Input part(from, from + static_cast<std::ptrdiff_t>(std::min(some, in.size() - at)));
-                in.insert(in.begin() + static_cast<std::ptrdiff_t>(random.below(in.size() + 1)), part.begin(),
-                          part.end());
+            case 4:
+                repeat(in, at, some, random);
                 break;
-            }
-            default: {
-                const Input& other = corpus[random.below(corpus.size())];
-                in.resize(at);
-                in.insert(in.end(),
-                          other.begin() + static_cast<std::ptrdiff_t>(random.below(other.size() + 1)),
-                          other.end());
-            }
+            default:
+                join(in, at, corpus, random);
         }
     }
     if (in.size() > kLargest) in.resize(kLargest);
@@ -260,9 +200,7 @@ extern "C" __attribute__((no_sanitize_coverage)) void __sanitizer_cov_trace_pc()
 
 int main(int argc, char** argv) {
     Options o = parse(argc, argv);
-    std::printf("seed %llu, %zu inputs to start from\n", static_cast<unsigned long long>(o.seed),
-                o.corpus.size());
-    std::fflush(stdout);
+    std::erase(o.corpus, Input());
     void* at = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     g_shared = new (at) Shared;
     std::vector<pid_t> hostile;

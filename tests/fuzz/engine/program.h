@@ -11,11 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "../inputs.h"
 #include "base/bytes.h"
 
 namespace tent::fuzz {
-
-using Input = std::vector<uint8_t>;
 
 inline constexpr const char* kSecret = "known to the fuzzer, so that what it sends is looked at";
 inline constexpr const char* kCluster = "fuzz";
@@ -57,8 +56,7 @@ struct Shared {
 };
 
 inline void print_hex(FILE* to, ByteView bytes) {
-    for (uint8_t v : bytes) std::fprintf(to, "%02x", v);
-    std::fprintf(to, "\n");
+    print_hex(to, bytes.data(), bytes.size());
 }
 
 // Said by the fuzzer itself: an engine sent or did what it must not.
