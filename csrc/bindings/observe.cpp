@@ -143,6 +143,8 @@ py::object event_tuple(const sched::Event& e) {
             return of_link("transport_up", e.link);
         case EventKind::link_state:
             return py::make_tuple("link_state", e.now, a.link, kStates[static_cast<size_t>(a.state) & 3]);
+        case EventKind::window:
+            return py::make_tuple("window", e.now, e.link, e.value);
         case EventKind::rail_shared:
             return py::make_tuple("rail_shared", e.now, e.rail_id, e.value, e.bytes);
         case EventKind::own_lag:

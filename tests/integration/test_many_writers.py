@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from support.peers import PATIENCE, PeerProcess, pattern
+from support.peers import PATIENCE, PeerProcess, pattern, until
 from support.raw import RawPeer, hello, piece
 from support.relay import Rewritten
-from tent_core import Engine, Intent
+from tent_core import Engine, Intent, _native
 
 SECRET = "the secret of these tests"
 CONFIG = {"shm.enabled": False, "node.bind": ["127.0.0.1"], "cluster.secret": SECRET}
@@ -39,6 +39,39 @@ def test_every_byte_of_many_writers_is_in_its_place() -> None:
         data = np.frombuffer(owner.bytes_of("kv"), dtype=np.uint8)
         for number in range(writers):
             assert np.array_equal(data[number * MIB : (number + 1) * MIB], pattern(number, MIB)), number
+
+
+def told(engine: Engine) -> list[int]:
+    """The limits that its sprayer was given, in bytes, as its flight recorder has them."""
+    return [
+        event[3]
+        for segment in _native.read_recording(engine.recording())["segments"]
+        for event in segment["events"]
+        if event[0] == "window"
+    ]
+
+
+def test_writers_hear_of_their_credits() -> None:
+    """What an owner tells many writers reaches the sprayer of each, and no frame of it is lost on the way."""
+    writers = 7
+    with PeerProcess(CONFIG, name="owner") as owner, ExitStack() as stack:
+        owner.register("kv", writers * MIB)
+        nodes = []
+        for number in range(writers):
+            engine = stack.enter_context(Engine(CONFIG, name=f"writer{number}"))
+            peer = engine.connect(owner.descriptor, PATIENCE)
+            memory = pattern(number, MIB)
+            engine.register(memory, access="private")
+            nodes.append((engine, peer, peer.segment("kv"), memory))
+
+        def all_told() -> bool:
+            for number, (engine, peer, segment, memory) in enumerate(nodes):
+                engine.write(peer, memory.ctypes.data, segment, number * MIB, MIB)
+            return all(told(engine) for engine, *_ in nodes)
+
+        until(all_told, "word of their credits at all writers")
+        for engine, *_ in nodes:
+            assert 0 < told(engine)[0] <= 4 * MIB
 
 
 def test_only_who_understands_them_is_told_of_credits() -> None:

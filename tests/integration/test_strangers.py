@@ -250,6 +250,24 @@ def test_frames_that_no_peer_sends(owner: PeerProcess) -> None:
     still_serves(owner)
 
 
+def test_a_copy_under_the_number_of_one_under_way() -> None:
+    """Whoever waits for the end of the first copy would be told of the second one's: the connection ends instead."""
+    size = 64 << 20
+    source = np.ones(size, dtype=np.uint8)
+    with PeerProcess({"node.bind": ["127.0.0.1"], "cluster.secret": SECRET}, name="owner") as node:
+        node.register("kv", size)
+        with RawPeer(Rewritten.parse(node.descriptor).unix_name) as raw:
+            raw.shake(hello(purpose=CONTROL, incarnation=b"p" * 16), SECRET)
+            body = piece(1, 0, size) + struct.pack("<Q", source.ctypes.data)
+            raw.frame("pull", body, attempt=1)
+            assert raw.take_frame("write_ack").code == CODES["ok"]
+            pull = struct.pack("<IBBHQQQ", len(body), FRAMES["pull"], 0, 0, 2, 0, 0) + body
+            raw.send(2 * pull)  # both are taken at once
+            with pytest.raises(ConnectionError):
+                for _ in range(2):
+                    raw.take_frame("write_ack")
+
+
 @pytest.fixture
 def inside(owner: PeerProcess) -> Iterator[RawPeer]:
     """An authenticated peer that asks for whatever it likes."""

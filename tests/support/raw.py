@@ -104,8 +104,14 @@ class Frame:
 class RawPeer:
     """One connection. Reads block up to 30 s; a closed connection is ConnectionError."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=30)
+    def __init__(self, address: tuple[str, int] | str) -> None:
+        """A string is the name of an abstract unix socket."""
+        if isinstance(address, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(30)
+            self.socket.connect("\0" + address)
+        else:
+            self.socket = socket.create_connection(address, timeout=30)
         self.transcript = b""
 
     def send(self, data: bytes) -> None:
