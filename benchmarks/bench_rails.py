@@ -101,6 +101,28 @@ def _interactive(report: Report, name: str, rates: tuple[int, ...], peers: int, 
         report.ratios[f"interactive_bulk_{name}"] = beside / alone
 
 
+def _neighbours(report: Report, quick: bool) -> None:
+    """4 MiB of one engine over four rails, beside bulk of another engine of its host over the first of them, with
+    `rails.share` and without, in turn: the machine's other load is the same for both."""
+    spent: dict[tuple[bool, str], list[float]] = {}
+    for turn in range(2 if quick else 8):
+        share = turn % 2 == 0
+        report.say(f"two engines of one host, rails.share {'on' if share else 'off'}")
+        with pair_over(UNEQUAL, 64 * _MIB, **{"rails.share": share}) as pair:
+            other = pair.another_caller([0])
+            for op in ("write", "read"):
+                _learn(pair)
+                other.ask("seconds", op, 64 * _MIB)
+                times = spent.setdefault((share, op), [])
+                other.tell("until_told", op, 8 * _MIB, 2, "bulk")
+                times.extend(pair.caller.ask("paced", op, 4 * _MIB, 30))
+                other.ask()
+    for op in ("write", "read"):
+        for p in (50, 99):
+            shared, alone = (percentile(spent[share, op], p) for share in (True, False))
+            report.ratios[f"neighbours_{op}_p{p}"] = shared / alone
+
+
 def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
     """Run it; a minute or two when ``quick``, else about ten. PermissionDenied without root."""
     need_root("rails")
@@ -114,4 +136,5 @@ def measure(quick: bool, rivals: str | None = None, say: Say = quiet) -> Report:
     for name, rates in (("four_rails", UNEQUAL), ("one_rail", (2000,))):
         for peers in (1, 2):
             _interactive(report, name if peers == 1 else f"{name}_two_peers", rates, peers, quick)
+    _neighbours(report, quick)
     return report

@@ -58,10 +58,12 @@ with socket.socket() as stream:
 
 
 class Caller:
-    """A process of rails_caller.py on host 0. One request at a time."""
+    """A process of rails_caller.py on host 0, over all rails or those of ``bind``. One request at a time."""
 
-    def __init__(self, bed: Testbed, settings: str, descriptor: str) -> None:
+    def __init__(self, bed: Testbed, settings: str, descriptor: str, bind: Sequence[str] = ()) -> None:
         command = [sys.executable, "-m", f"{__package__ or 'benchmarks'}.rails_caller", settings, descriptor]
+        if bind:
+            command = ["env", f"TENT_NODE_BIND={','.join(bind)}", *command]
         self.process = bed.run(0, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.answer()
 
@@ -100,8 +102,10 @@ class Pair:
         self._callers: list[Caller] = []
         self.caller = self.another_caller()
 
-    def another_caller(self) -> Caller:
-        self._callers.append(Caller(self.bed, self._settings, self._descriptor))
+    def another_caller(self, rails: Sequence[int] = ()) -> Caller:
+        """Another engine of host 0, over these rails alone where any are named."""
+        bind = [self.bed.address(0, rail) for rail in rails]
+        self._callers.append(Caller(self.bed, self._settings, self._descriptor, bind))
         return self._callers[-1]
 
     def cpu_seconds(self) -> float:

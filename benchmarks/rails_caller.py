@@ -43,6 +43,14 @@ class _Caller:
         self.seconds(op, 16 * _MIB)
         return self.seconds(op, size)
 
+    def paced(self, op: str, size: int, count: int) -> list[float]:
+        """Seconds of each of ``count`` transfers, one every 10 ms at most."""
+        spent = []
+        for _ in range(count):
+            spent.append(self.seconds(op, size))
+            time.sleep(_PACE)
+        return spent
+
     def until_told(
         self, op: str, size: int, depth: int, priority: str = "normal"
     ) -> list[tuple[float, float]]:

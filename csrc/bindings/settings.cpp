@@ -33,6 +33,7 @@ engine::Settings settings_of(const py::dict& d) {
     s.connections = get<int>(d, "tcp.connections", s.connections);
     s.idle_close = get<int64_t>(d, "tcp.idle_close_ms", s.idle_close / kMillisecond) * kMillisecond;
     s.max_connections = get<int>(d, "tcp.max_connections", s.max_connections);
+    s.share_rails = get<bool>(d, "rails.share", s.share_rails);
     s.advertise = get<std::vector<std::string>>(d, "node.advertise", {});
     s.port = get<uint16_t>(d, "node.port", 0);
     s.deadline = get<int64_t>(d, "engine.deadline_ms", s.deadline / kMillisecond) * kMillisecond;

@@ -172,6 +172,7 @@ void Engine::close(Nanos timeout) {
     live_peers_.clear();
     peers_.clear();
     door_.reset();
+    neighbours_.reset();
     if (settings_.decorator) settings_.decorator->stop();
 }
 

@@ -19,6 +19,7 @@
 #include "engine/descriptor.h"
 #include "engine/destinations.h"
 #include "engine/doubt.h"
+#include "engine/neighbours.h"
 #include "engine/observe.h"
 #include "engine/offers.h"
 #include "engine/owner_session.h"
@@ -38,7 +39,9 @@ struct LocalRail {
     transport::Address address;  // port = where it listens
     std::string name;            // its interface; of no interface of ours: the address
     bool loopback = false;
-    bool alive = true;  // as far as the kernel says
+    bool alive = true;    // as far as the kernel says
+    bool shared = false;  // others of this host were busy on it, as the sprayer was told
+    uint64_t others = 0;  // bytes that they have in flight over it
 };
 
 struct Counters {
@@ -207,6 +210,8 @@ class Engine final : public transport::Sink {
     std::vector<transport::Interface> discover(const std::vector<transport::Interface>& known) const;
     Status add_rail(const transport::Interface& interface);
     void interfaces_changed();
+    void meet_neighbours();
+    void share_rails(Nanos now);
 
     // budget.cpp
     size_t budget() const;
@@ -285,6 +290,9 @@ class Engine final : public transport::Sink {
     std::unique_ptr<transport::InterfaceWatch> watch_;
     std::vector<transport::Interface> interfaces_;  // as of the kernel's last news of them
     bool watched_ = false;                          // there is such news
+    std::unique_ptr<Neighbours> neighbours_;
+    Nanos shared_at_ = 0;  // when they were last told of our rails
+    bool shared_busy_ = false;
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
     size_t rails_to_tidy_ = kMostRemembered;  // when there are so many

@@ -170,6 +170,7 @@ void Engine::pump() {
         Nanos now = monotonic_now();
         bool due = now >= sprayer_.next_wakeup();
         if (due || now - progressed_at_ >= kMillisecond) report_progress(now);
+        share_rails(now);
         if (due) sprayer_.tick(now);
         while (sprayer_.next(action, now)) perform(action);
         for (auto& p : peers_) {

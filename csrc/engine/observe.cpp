@@ -207,6 +207,8 @@ proto::NodeStats Engine::stats_from(uint32_t first) const {
     s.now = monotonic_now();
     s.uptime = s.now - started_at_;
     const Counters& c = counters_;
+    uint64_t in_flight_elsewhere = 0;
+    for (const LocalRail& r : rails_) in_flight_elsewhere += r.others;
     s.counters = {{"submitted", c.submitted},
                   {"completed", c.completed},
                   {"failed", c.failed},
@@ -220,6 +222,8 @@ proto::NodeStats Engine::stats_from(uint32_t first) const {
                   {"handshakes_refused", c.handshakes_refused},
                   {"sessions_parked", c.sessions_parked},
                   {"connections", poller_.size()},
+                  {"neighbours", neighbours_ ? neighbours_->count() : 0},
+                  {"neighbours_in_flight", in_flight_elsewhere},
                   {"sessions", sessions_.size()},
                   {"peers", live_peers_.size()},
                   {"transfers", transfers_.size()},

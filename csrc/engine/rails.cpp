@@ -61,7 +61,41 @@ Status Engine::listen() {
     for (const auto& i : use) {
         if (Status s = add_rail(i); !s.ok()) return s;
     }
+    meet_neighbours();
     return Status::good();
+}
+
+void Engine::meet_neighbours() {
+    if (!settings_.share_rails || neighbours_) return;
+    bool worth = std::any_of(rails_.begin(), rails_.end(),
+                             [&](const LocalRail& r) { return !r.loopback || settings_.share_loopback; });
+    if (!worth) return;
+    neighbours_ = std::make_unique<Neighbours>(poller_, incarnation_);
+    if (Status s = neighbours_->open(); !s.ok()) {
+        log(LogLevel::info, "rails are not shared with other engines of this host: " + s.message());
+        neighbours_.reset();
+    }
+}
+
+// Every millisecond while there is work, and at once when there is none any more.
+void Engine::share_rails(Nanos now) {
+    if (!neighbours_) return;
+    bool working = !posted_.empty();
+    if (now - shared_at_ < kMillisecond && working == shared_busy_) return;
+    shared_at_ = now;
+    shared_busy_ = working;
+    if (working) neighbours_->look(now);
+    bool alone = neighbours_->count() == 0;
+    for (LocalRail& rail : rails_) {
+        if ((rail.loopback && !settings_.share_loopback) || (alone && !rail.shared)) continue;
+        sched::RailView own = sprayer_.rail(rail.rail);
+        neighbours_->publish(rail.name, own.in_flight, own.delivered, now);
+        RailUse use = neighbours_->others(rail.name, now);
+        bool busy = use.in_flight != 0 || use.arrived != 0;
+        rail.others = use.in_flight;
+        if (!std::exchange(rail.shared, busy) && !busy) continue;
+        sprayer_.rail_shared(rail.rail, use.in_flight, use.arrived, now);
+    }
 }
 
 // Without the kernel's news they are asked for each time.
@@ -125,6 +159,7 @@ void Engine::interfaces_changed() {
             continue;
         }
         log(LogLevel::warning, "rail " + i.name + " (" + i.address + ") is new");
+        meet_neighbours();
         for (const auto& p : peers_) {
             if (p && !p->dead()) p->rails_changed();
         }

@@ -26,6 +26,8 @@ struct Settings {
     std::map<std::string, uint64_t> rail_rates;  // bytes per second, by interface
     std::vector<std::string> advertise;          // what peers are told instead, same order; empty: as bound
     uint16_t port = 0;
+    bool share_rails = false;     // with other engines of this host
+    bool share_loopback = false;  // that rail, too: for tests
     Nanos deadline = 30 * kSecond;
     Nanos lease = 3 * kSecond;
     Nanos heartbeat = 10 * kMillisecond;

@@ -111,6 +111,11 @@ class RailsConfig:
     rates: tuple[str, ...] = names(
         "What rails carry, where you know it: eth0=25Gbit. Unknown ones are found out by use."
     )
+    share: bool = flag(
+        False,
+        "Engines of one host and user tell each other what they have in flight over each rail, where all of them are "
+        "told to. Loopback is not shared.",
+    )
 
 
 @dataclass(frozen=True)
