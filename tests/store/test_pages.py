@@ -46,6 +46,19 @@ def test_put_tells_who_was_first(open_store: Open) -> None:
     assert second.store.stats()["pages"] == 0  # the loser keeps nothing
 
 
+def test_held_tells_what_a_put_would_find(open_store: Open) -> None:
+    first, second = Client(open_store()), Client(open_store())
+    first.put(names(2))
+    for client in (first, second):
+        found = client.store.held(client.space, names(3), lengths=client.size)
+        assert found.tolist() == [PageStatus.PRESENT, PageStatus.PRESENT, PageStatus.ABSENT]
+    longer = second.store.held(second.space, names(1), lengths=second.size + 1)
+    assert longer.tolist() == [PageStatus.LENGTH_MISMATCH]
+    first.store.close()
+    gone = second.store.held(second.space, names(2))
+    assert all_are(gone, PageStatus.ABSENT), "nobody has them: a put is wanted"
+
+
 def test_pages_in_parts_come_back_in_other_parts(open_store: Open) -> None:
     owner, reader = open_store(), open_store(capacity="0")
     keys, whole = names(3), np.stack([page(key, 150_000) for key in names(3)])
