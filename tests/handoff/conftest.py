@@ -34,6 +34,14 @@ def relay_to(node: PeerProcess, rail: int = 0) -> Relay:
     return Relay(Rewritten.parse(node.descriptor).rails[rail][:2])
 
 
+def stall(relay: Relay, direction: str, after: int, *, control: int | None = 0) -> None:
+    """Of every connection so many more bytes pass in that direction, of new ones none; the control connection is left
+    alone."""
+    relay.hold(direction, after=after)
+    if control is not None:
+        relay.release(connection=control)
+
+
 @pytest.fixture
 def producer() -> Iterator[PeerProcess]:
     """A node with `SIZE` bytes that it shows to nobody."""

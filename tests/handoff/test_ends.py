@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handoff.conftest import BLOCK, BLOCKS, PATIENT, SIZE, relay_to, the_secret, through
+from handoff.conftest import BLOCK, BLOCKS, PATIENT, SIZE, relay_to, stall, the_secret, through
 
 from support.peers import PATIENCE, PeerProcess, until
 from support.relay import Relay
@@ -41,8 +41,7 @@ def in_the_middle(
     with relay_to(owner) as relay:
         warm = through(owner.offer("kv", [0], BLOCK, access=access), [relay])
         peer.take_up(how, warm, "mine", [0], BLOCK)
-        for number in range(1, len(relay.pairs)):  # the first is the control connection
-            relay.hold(direction, after=200_000, connection=number)
+        stall(relay, direction, after=200_000)
         ticket = owner.offer("kv", EVERYTHING, BLOCK, access=access, **options)
         peer.send("take_up", how, through(ticket, [relay]), "mine", EVERYTHING, BLOCK)
         until(lambda: relay.waiting(direction) > 0, "bytes under way")

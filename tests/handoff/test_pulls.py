@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handoff.conftest import BLOCK, BLOCKS, PATIENT, SIZE, TCP, relay_to, the_secret, through
+from handoff.conftest import BLOCK, BLOCKS, PATIENT, SIZE, TCP, relay_to, stall, the_secret, through
 
 from support.peers import PATIENCE, PeerProcess, pattern, until
 from support.raw import RawPeer, hello, piece
@@ -149,12 +149,8 @@ def test_a_cut_rail_costs_nothing_but_time() -> None:
             both: list[Relay] = [first, second]
             warm = through(owner.offer("kv", [0], BLOCK), both)
             reader.take_up("pull", warm, "mine", [0], BLOCK)
-            for relay, control in (
-                (first, 1),
-                (second, 0),
-            ):  # all but the control connection, which is the first
-                for number in range(control, len(relay.pairs)):
-                    relay.hold("to_client", after=100_000, connection=number)
+            stall(first, "to_client", after=20_000)
+            stall(second, "to_client", after=20_000, control=None)
             ticket = through(owner.offer("kv", everything, BLOCK), both)
             reader.send("take_up", "pull", ticket, "mine", everything, BLOCK)
             until(lambda: second.waiting("to_client") > 0, "bytes on the second rail")
@@ -170,8 +166,7 @@ def test_a_pull_that_is_cancelled_ends_and_gives_the_offer_up(producer: PeerProc
         engine.register(memory, access="private")
         handoff, at = Handoff(engine), [memory.ctypes.data]
         handoff.pull(through(producer.offer("kv", [0], BLOCK), [relay]), at, BLOCK)
-        for number in range(1, len(relay.pairs)):  # the first is the control connection
-            relay.hold("to_client", after=200_000, connection=number)
+        stall(relay, "to_client", after=200_000)
         ticket = producer.offer("kv", [0], SIZE)
         pull = handoff.prepare(through(ticket, [relay]), at, SIZE)
         canceller = threading.Thread(
