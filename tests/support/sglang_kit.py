@@ -41,6 +41,8 @@ load_plugins()
 __all__ = ["FULL", "MAMBA", "SWA", "CacheConfig", "HiCacheStorageConfig", "Kit", "Side", "torch"]
 
 FULL, SWA, MAMBA = ComponentType.FULL, ComponentType.SWA, ComponentType.MAMBA
+# The machine may be busy.
+_PATIENCE_S = 90
 Pages = dict[tuple[ComponentType, str], bytes]
 
 
@@ -231,7 +233,7 @@ class Kit(UnifiedRadixCacheStorageFixtures, unittest.TestCase):
         leaf = match_prefix(side.cache, tokens).last_device_node
         self._backup_node(side.cache, leaf)
         self._write_path_to_l3(side.cache, leaf)
-        self._flush_l3_backups(side.cache)
+        self._flush_l3_backups(side.cache, timeout=_PATIENCE_S)
         return side.pages(tokens)
 
     def load(self, side: Side, tokens: list[int], name: str = "load") -> Pages:
@@ -240,7 +242,7 @@ class Kit(UnifiedRadixCacheStorageFixtures, unittest.TestCase):
         side.cache.prefetch_from_storage(
             request, side.cache.root_node_handle(), array("q", tokens), None, None
         )
-        self._run_prefetch_to_completion(side.cache, request)
+        self._run_prefetch_to_completion(side.cache, request, timeout=_PATIENCE_S)
         path = side.nodes(tokens)
         if not path:
             return {}
