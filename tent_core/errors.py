@@ -22,10 +22,12 @@ __all__ = [
     "DirectoryUnavailable",
     "Forked",
     "Internal",
+    "IoFailed",
     "InvalidArgument",
     "LinkFailed",
     "NameInUse",
     "NoMemory",
+    "NoSpace",
     "OutOfRange",
     "OverlappingRanges",
     "PeerDead",
@@ -182,6 +184,18 @@ class NoMemory(TentError, MemoryError):
     """Memory, a descriptor or room in an extent was asked for beyond what this process may have."""
 
     code = "no_memory"
+
+
+class IoFailed(TentError, OSError):
+    """A disk could not read or write what it was asked to."""
+
+    code = "io_error"
+
+
+class NoSpace(TentError, OSError):
+    """A file system is full."""
+
+    code = "no_space"
 
 
 class Busy(TentError):

@@ -4,7 +4,7 @@
 
 namespace tent {
 namespace {
-constexpr std::array<std::string_view, 28> kNames = {"ok",
+constexpr std::array<std::string_view, 30> kNames = {"ok",
                                                      "invalid_argument",
                                                      "out_of_range",
                                                      "unregistered",
@@ -31,7 +31,9 @@ constexpr std::array<std::string_view, 28> kNames = {"ok",
                                                      "forked",
                                                      "internal",
                                                      "stale_epoch",
-                                                     "stale_incarnation"};
+                                                     "stale_incarnation",
+                                                     "io_error",
+                                                     "no_space"};
 }  // namespace
 
 std::string_view code_name(Code code) {

@@ -40,6 +40,8 @@ enum class Code : uint16_t {
     internal = 25,
     stale_epoch = 26,
     stale_incarnation = 27,
+    io_error = 28,
+    no_space = 29,
 };
 
 // The code's stable name, e.g. "out_of_range".
