@@ -6,6 +6,7 @@ namespace {
 constexpr size_t kItemBytes = 40;  // of a CommitItem
 constexpr size_t kPageBytes = 76;  // of a PageItem
 constexpr size_t kSpaceBytes = 40;
+constexpr size_t kStagedBytes = 49;
 
 Writer begin(Bytes& out) {
     Writer w(out);
@@ -51,7 +52,7 @@ void refuse_wrapping(Reader& r, uint64_t offset, uint64_t length) {
 }  // namespace
 
 std::optional<Method> method_from_wire(uint64_t aux) {
-    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::doubt)) return {};
+    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::disk)) return {};
     return static_cast<Method>(aux);
 }
 
@@ -296,6 +297,56 @@ Code decode(ByteView body, Statuses& m) {
     return decode_as(body, [&m](Reader& r) {
         ByteView values = r.raw(get_count(r, 1));
         m.values.assign(values.begin(), values.end());
+    });
+}
+
+void encode(const Staged& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u32(static_cast<uint32_t>(m.items.size()));
+    for (const StagedItem& item : m.items) {
+        w.u8(item.code);
+        w.u32(item.segment);
+        w.u32(item.epoch);
+        w.u64(item.offset);
+        w.u64(item.length);
+        w.u64(item.check);
+        w.id(item.version);
+    }
+}
+
+Code decode(ByteView body, Staged& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.items.resize(get_count(r, kStagedBytes));
+        for (StagedItem& item : m.items) {
+            item.code = r.u8();
+            item.segment = r.u32();
+            item.epoch = r.u32();
+            item.offset = r.u64();
+            item.length = r.u64();
+            item.check = r.u64();
+            item.version = r.id();
+            refuse_wrapping(r, item.offset, item.length);
+        }
+    });
+}
+
+void encode(const DiskStat& m, Bytes& out) {
+    Writer w = begin(out);
+    w.u64(m.capacity);
+    w.u64(m.used);
+    w.u64(m.pages);
+    w.u64(m.errors);
+    w.u8(m.off);
+}
+
+Code decode(ByteView body, DiskStat& m) {
+    return decode_as(body, [&m](Reader& r) {
+        m.capacity = r.u64();
+        m.used = r.u64();
+        m.pages = r.u64();
+        m.errors = r.u64();
+        m.off = r.u8();
+        if (m.off > 1) r.fail();
     });
 }
 

@@ -18,6 +18,10 @@
 //   drain      StatRequest     empty: it moves its pages to others, and leaves
 //   spaces     StatRequest     SpaceList: what it holds by namespace
 //   doubt      DigestList      empty: their bytes did not fit their checks, the owner looks at them itself
+//   stage      DigestList      Staged: one per digest: HIT and where it lies in memory; PENDING (it is on
+//   disk
+//                              and being brought up: ask again); or why it cannot be had
+//   disk       StatRequest     DiskStat: what it keeps on disk
 //
 // A node that knows none of the later ones answers `unsupported`.
 //
@@ -57,6 +61,8 @@ enum class Method : uint8_t {
     drain = 13,
     spaces = 14,
     doubt = 15,
+    stage = 16,
+    disk = 17,
 };
 
 // Nothing when the number is unknown: answer Code::unsupported.
@@ -172,6 +178,28 @@ struct StoreStat {
     uint64_t pinned = 0;  // pages
 };
 
+struct StagedItem {
+    uint8_t code = 0;  // PageStatus; what follows means something for HIT alone
+    SegmentId segment = 0;
+    uint32_t epoch = 0;
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    uint64_t check = 0;
+    Id128 version{};
+};
+
+struct Staged {
+    std::vector<StagedItem> items;
+};
+
+struct DiskStat {
+    uint64_t capacity = 0;  // bytes; 0: it keeps none on disk
+    uint64_t used = 0;      // bytes of pages
+    uint64_t pages = 0;
+    uint64_t errors = 0;
+    uint8_t off = 0;  // 1: switched off after too many errors
+};
+
 struct Statuses {
     std::vector<uint8_t> values;  // PageStatus
 };
@@ -192,6 +220,8 @@ void encode(const SpaceList& m, Bytes& out);
 void encode(const StatRequest& m, Bytes& out);
 void encode(const StoreStat& m, Bytes& out);
 void encode(const Statuses& m, Bytes& out);
+void encode(const Staged& m, Bytes& out);
+void encode(const DiskStat& m, Bytes& out);
 
 // ok, version_mismatch or protocol. What is in `m` after anything but ok is of no use.
 Code decode(ByteView body, LendRequest& m);
@@ -209,5 +239,7 @@ Code decode(ByteView body, SpaceList& m);
 Code decode(ByteView body, StatRequest& m);
 Code decode(ByteView body, StoreStat& m);
 Code decode(ByteView body, Statuses& m);
+Code decode(ByteView body, Staged& m);
+Code decode(ByteView body, DiskStat& m);
 
 }  // namespace tent::proto

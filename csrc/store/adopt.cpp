@@ -13,7 +13,7 @@ constexpr size_t kMaxWanted = 65536;
 }  // namespace
 
 PageStatus Store::want_one(const proto::AdoptRequest& request, const Id128& digest) {
-    if (live(digest) != kNoEntry) return PageStatus::PRESENT;
+    if (live(digest) != kNoEntry || on_disk(digest)) return PageStatus::PRESENT;
     if (asked_to_drain() || wanted_.size() >= kMaxWanted) return PageStatus::REFUSED;
     wanted_.push_back({digest, request.space, request.generation, request.copies});
     return PageStatus::PENDING;
@@ -48,6 +48,7 @@ void Store::stop_waiting() {
         stopped_waiting_ = true;
     }
     wanting_.notify_all();
+    staging_.notify_all();
 }
 
 void Store::ask_to_drain() {

@@ -35,6 +35,7 @@ void Store::expire() {
             next = e.next;
             if (e.expires == 0) continue;
             if (e.expires <= time) {
+                if (disk_ != nullptr) disk_->remove(e.digest);
                 drop(id);
                 ++counts_.expired;
             } else if (earliest == 0 || e.expires < earliest) {

@@ -23,7 +23,9 @@ std::vector<uint32_t> Store::confirm(std::span<const Id128> digests) {
     std::vector<uint32_t> gone;
     for (size_t i = 0; i < digests.size(); ++i) {
         EntryId id = live(digests[i]);
-        if (id == kNoEntry) {
+        if (id == kNoEntry && on_disk(digests[i])) {
+            queue_.push_back(digests[i]);  // it went to the disk meanwhile
+        } else if (id == kNoEntry) {
             gone.push_back(static_cast<uint32_t>(i));
         } else {
             index_.at(id).publication = Publication::published;
@@ -43,15 +45,25 @@ void Store::enqueue_all() {
     for (EntryId id = 0; id < index_.slots(); ++id) {
         if (index_.at(id).used) queue_.push_back(index_.at(id).digest);
     }
+    if (disk_ == nullptr) return;
+    std::vector<Id128> there = disk_->digests(now());
+    queue_.insert(queue_.end(), there.begin(), there.end());
 }
 
 std::vector<Published> Store::take_unpublished(size_t most) {
     std::lock_guard lock(mutex_);
     std::vector<Published> out;
     while (!queue_.empty() && out.size() < most) {
-        EntryId id = live(queue_.back());
+        Id128 digest = queue_.back();
+        EntryId id = live(digest);
         queue_.pop_back();
-        if (id != kNoEntry) out.push_back(published(index_.at(id)));
+        if (id != kNoEntry) {
+            out.push_back(published(index_.at(id)));
+        } else if (disk_ != nullptr && !asked_to_drain()) {
+            DiskPage page;
+            Bytes record = disk_->record(digest, now(), &page);
+            if (!record.empty()) out.push_back({digest, page.space, page.generation, std::move(record)});
+        }
     }
     return out;
 }
@@ -63,6 +75,10 @@ std::vector<Published> Store::take_unpublish(size_t most) {
     std::vector<Published> out(std::make_move_iterator(unpublish_.end() - static_cast<ptrdiff_t>(n)),
                                std::make_move_iterator(unpublish_.end()));
     unpublish_.resize(unpublish_.size() - n);
+    if (disk_ != nullptr) {
+        for (auto& [digest, record] : disk_->take_unpublish(most - n))
+            out.push_back({digest, {}, 0, std::move(record)});
+    }
     return out;
 }
 

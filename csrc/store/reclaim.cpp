@@ -166,6 +166,7 @@ void Store::finish_move(const Pending& move, Reclaim& out) {
 Reclaim Store::begin_reclaim(Nanos now, uint64_t move_bytes) {
     Reclaim out;
     std::vector<Pending> moves;
+    std::vector<DiskOffer> offers;
     {
         std::lock_guard lock(mutex_);
         move_bytes = std::min(move_bytes, extents_.extent_bytes() / kMovable * (kMovable - 1));
@@ -181,18 +182,16 @@ Reclaim Store::begin_reclaim(Nanos now, uint64_t move_bytes) {
         if (!keeps) {
             for (const Pending& move : moves) move_credit_ -= move.slot.length;
         }
+        if (disk_ != nullptr) offers = leaving(out.extent, moves);
     }
     copy_moves(moves);
+    if (disk_ != nullptr) disk_->offer(offers);
     std::lock_guard lock(mutex_);
     for (const Pending& move : moves) finish_move(move, out);
-    while (extents_.at(out.extent).head != kNoEntry) {
-        EntryId id = extents_.at(out.extent).head;
-        const Entry& e = index_.at(id);
-        if (e.publication == Publication::published) out.unpublish.push_back(published(e));
-        ghosts_.note(e.digest, extents_.at(out.extent).keepers, index_.size());
-        forget(id);
-        ++counts_.evicted;
+    for (const DiskOffer& offer : offers) {  // what was dropped while it was copied is not to stay there
+        if (index_.find(offer.page.digest) == kNoEntry) disk_->remove(offer.page.digest);
     }
+    while (extents_.at(out.extent).head != kNoEntry) take_leave(extents_.at(out.extent).head, out);
     return out;
 }
 

@@ -34,6 +34,9 @@ constexpr size_t kRecordHeader = 48;
 constexpr size_t kReplicaFixed = 37;
 constexpr size_t kMaxNodeName = 255;
 
+// The segment of replicas on disk: nobody reads them one-sided, their owner brings them up when it is asked.
+constexpr SegmentId kDiskSegment = UINT32_MAX - 1;
+
 struct Replica {
     std::string_view node;  // decoded: points into the record's bytes
     Id128 incarnation{};

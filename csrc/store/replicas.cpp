@@ -5,6 +5,8 @@
 namespace tent::store {
 namespace {
 
+constexpr uint64_t kDiskCost = 1'000'000;  // nanoseconds a MiB, beside what the way from there takes
+
 // Chooses replicas for the pages of one batch, and knows how much was asked of whom.
 class Chooser {
   public:
@@ -48,6 +50,7 @@ class Chooser {
         for (const NodeCost& c : options_.costs) {
             if (c.node.incarnation == r.incarnation && c.node.name == r.node) cost = c.nanos_per_mib;
         }
+        if (r.segment == kDiskSegment) cost += kDiskCost;
         // Not more than a page's share of a day, whatever a record or a prediction says.
         uint64_t mib = std::min<uint64_t>((bytes >> 20) + 1, 1 << 20);
         return std::min<uint64_t>(cost, 1'000'000'000) * mib;

@@ -65,11 +65,30 @@ Result<Bytes> on_list(Store& store, ByteView body) {
     return bytes_of(store.list(request.cursor, request.most));
 }
 
-// stat, spaces and drain: requests without contents.
+Result<Bytes> on_stage(Store& store, ByteView body, Nanos now) {
+    proto::DigestList list;
+    if (Status s = read_body(body, list); !s.ok()) return s;
+    return bytes_of(store.ask_stage(list.digests, now));
+}
+
+proto::DiskStat disk_stat_of(const Store& store) {
+    proto::DiskStat out;
+    if (store.disk() == nullptr) return out;
+    DiskStats s = store.disk()->stats();
+    out.capacity = s.capacity;
+    out.used = s.used;
+    out.pages = s.pages;
+    out.errors = s.errors;
+    out.off = s.off ? 1 : 0;
+    return out;
+}
+
+// stat, spaces, disk and drain: requests without contents.
 Result<Bytes> on_bare(Store& store, proto::Method method, ByteView body) {
     proto::StatRequest request;
     if (Status s = read_body(body, request); !s.ok()) return s;
     if (method == proto::Method::stat) return bytes_of(stat_of(store));
+    if (method == proto::Method::disk) return bytes_of(disk_stat_of(store));
     if (method == proto::Method::spaces) return bytes_of(store.spaces());
     store.ask_to_drain();
     return Bytes{};
@@ -129,8 +148,11 @@ Result<Bytes> serve_call(Store& store, const WriterId& writer, uint16_t raw, Byt
             return on_keep(store, body);
         case proto::Method::list:
             return on_list(store, body);
+        case proto::Method::stage:
+            return on_stage(store, body, now);
         case proto::Method::stat:
         case proto::Method::spaces:
+        case proto::Method::disk:
         case proto::Method::drain:
             return on_bare(store, *method, body);
         case proto::Method::unpin:

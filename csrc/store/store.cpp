@@ -124,6 +124,7 @@ void Store::drop(EntryId id) {
     }
     if (e.pins > 0) --extents_.at(e.extent).pinned;
     write_mark(extents_.header_at(e.offset), kMarkDropped);
+    if (on_disk(e.digest)) queue_.push_back(e.digest);  // from now on the record leads there
     forget(id);
 }
 
@@ -162,6 +163,12 @@ PageStatus Store::insert(uint32_t space, uint64_t generation, const Slot& slot, 
     if (id != kNoEntry) {
         if (!dead(index_.at(id))) return PageStatus::PRESENT;
         drop(id);
+    }
+    if (disk_ != nullptr) {
+        DiskPage there;
+        bool found = disk_->find(digest, now(), &there);
+        if (found && there.version != version) return PageStatus::PRESENT;
+        if (!found) disk_->remove(digest);  // from before the namespace was cleared, or a restart
     }
     Entry entry;
     entry.digest = digest;
@@ -233,7 +240,7 @@ void Store::reserve_puts(uint32_t space, uint64_t generation, const PageBatch& b
         Pending p;
         p.row = i;
         p.digest = digest_at(batch, i);
-        if (live(p.digest) != kNoEntry) {
+        if (live(p.digest) != kNoEntry || on_disk(p.digest)) {
             status[i] = PageStatus::PRESENT;
             continue;
         }
@@ -367,7 +374,11 @@ void Store::find(std::span<const Id128> digests, std::span<PageStatus> status,
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < digests.size(); ++i) {
         EntryId id = index_.find(digests[i]);
-        if (id == kNoEntry || expired(index_.at(id))) {
+        DiskPage page;
+        if (id == kNoEntry && disk_ != nullptr && disk_->find(digests[i], now(), &page)) {
+            status[i] = PageStatus::HIT;
+            if (!lengths.empty()) lengths[i] = page.length;
+        } else if (id == kNoEntry || expired(index_.at(id))) {
             status[i] = PageStatus::ABSENT;
         } else if (cleared(index_.at(id))) {
             status[i] = PageStatus::CLEARED;
@@ -403,7 +414,11 @@ void Store::lease(std::span<const Id128> digests, Nanos until, std::span<PageSta
     for (size_t i = 0; i < digests.size(); ++i) {
         EntryId id = live(digests[i]);
         bool stays = id != kNoEntry && extents_.at(index_.at(id).extent).state != ExtentState::reclaiming;
-        status[i] = stays ? PageStatus::HIT : PageStatus::ABSENT;
+        status[i] = stays || on_disk(digests[i]) ? PageStatus::HIT : PageStatus::ABSENT;
+        if (!stays && status[i] == PageStatus::HIT && to_stage_.size() < kMaxToStage) {
+            to_stage_.push_back(digests[i]);  // it will be read soon
+            staging_.notify_all();
+        }
         if (!stays) continue;
         Entry& e = index_.at(id);
         e.lease_until = std::max(e.lease_until, until);
@@ -424,7 +439,8 @@ void Store::remove(std::span<const Id128> digests, std::span<PageStatus> status)
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < digests.size(); ++i) {
         EntryId id = index_.find(digests[i]);
-        status[i] = id == kNoEntry ? PageStatus::ABSENT : PageStatus::HIT;
+        status[i] = id == kNoEntry && !on_disk(digests[i]) ? PageStatus::ABSENT : PageStatus::HIT;
+        if (disk_ != nullptr) disk_->remove(digests[i]);
         if (id == kNoEntry) continue;
         drop(id);
         ++counts_.removed;
@@ -436,7 +452,7 @@ size_t Store::clear(const Id128& space, uint64_t generation) {
     uint32_t s = space_of(space);
     if (generation <= spaces_[s].generation) return 0;
     spaces_[s].generation = generation;
-    size_t gone = 0;
+    size_t gone = disk_ != nullptr ? disk_->clear(space, generation) : 0;
     for (EntryId id = 0; id < index_.slots(); ++id) {
         const Entry& e = index_.at(id);
         if (!e.used || e.space != s || !cleared(e)) continue;

@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -19,6 +20,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "store/copy.h"
+#include "store/disk.h"
 #include "store/extents.h"
 #include "store/ghosts.h"
 #include "store/index.h"
@@ -89,6 +91,8 @@ struct Moved {
     Bytes before, after;
 };
 
+constexpr size_t kMaxToStage = 65536;  // pages that peers want up at a time; beyond it they ask again
+
 // An extent on its way to be reused. The caller takes `unpublish` out of the directory and swaps `moved`,
 // then calls finish_reclaim(extent): only then may the memory change.
 struct Reclaim {
@@ -116,6 +120,9 @@ class Store {
 
     // Spreads copies over threads; set before use. Empty: the calling thread copies.
     void set_executor(Executor executor) { executor_ = std::move(executor); }
+    // Pages that leave memory go there, and are found there; set before use.
+    void set_disk(std::shared_ptr<Disk> disk) { disk_ = std::move(disk); }
+    const std::shared_ptr<Disk>& disk() const { return disk_; }
 
     // ---- writing
     // Slots for pages of these lengths: STORED, TOO_LARGE or NO_SPACE each. Bytes go to address(slot). Every
@@ -207,6 +214,21 @@ class Store {
     proto::PageList list(uint64_t cursor, size_t most) const;
     proto::SpaceList spaces() const;
 
+    // ---- pages that lie on disk (stage.cpp)
+    // Brings pages into memory, verified, for up to `patience`: HIT (they are there), ABSENT, CHECK_FAILED,
+    // NO_SPACE (room is to be made first), DEADLINE (the disk is slow: they are still on it), QUOTA.
+    void stage(std::span<const Id128> digests, Nanos patience, std::span<PageStatus> status);
+    // Pages leave memory in order; the disk takes them if it can in `patience` for each. Returns how many it
+    // has.
+    size_t leave(std::span<const Id128> digests, Nanos patience);
+    // A peer wants them up: PENDING until they are in memory; then HIT, where they lie, and a short lease.
+    proto::Staged ask_stage(const std::vector<Id128>& digests, Nanos now);
+    // Blocks until somebody wants pages up, stop_waiting() was called, or `timeout`. False: stopped for good.
+    bool wait_stage(Nanos timeout);
+    std::vector<Id128> take_stage(size_t most);
+    // The directory says so: pages on disk of an earlier incarnation may be found, and are to be published.
+    void confirm_space(const Id128& space, uint64_t generation);
+
     // ---- pages that a reader found bad (scrub.cpp)
     // Takes note; wakes wait_work().
     void doubt(std::span<const Id128> digests);
@@ -276,6 +298,13 @@ class Store {
     uint32_t loan_extent(const WriterId& writer, uint64_t loan) const;
     PageStatus want_one(const proto::AdoptRequest& request, const Id128& digest);
     size_t rebuild_extent(uint32_t extent);
+    // ---- the disk, where there is one
+    bool on_disk(const Id128& digest) const { return disk_ != nullptr && disk_->find(digest, now()); }
+    std::vector<DiskOffer> leaving(uint32_t extent, const std::vector<Pending>& moves) const;
+    void take_leave(EntryId id, Reclaim& out);
+    void land(std::span<const std::shared_ptr<Disk::Read>> reads, std::span<const size_t> rows,
+              std::span<PageStatus> status);
+    PageStatus enter(const DiskPage& page, const Slot& slot, bool good);
 
     StoreConfig config_;
     Executor executor_;
@@ -296,6 +325,10 @@ class Store {
     std::vector<Id128> doubted_;
     std::condition_variable wanting_;
     std::deque<Wanted> wanted_;
+    std::shared_ptr<Disk> disk_;
+    std::condition_variable staging_;
+    std::deque<Id128> to_stage_;
+    std::set<Id128> asked_stage_;  // the same
     bool stopped_waiting_ = false;
     std::atomic<bool> draining_{false};
     mutable StoreStats counts_;

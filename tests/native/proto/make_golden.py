@@ -159,6 +159,12 @@ def store_messages() -> dict[str, bytes]:
         + struct.pack("<4Q3I", 9, 64, 1000, 0x1122334455667788, 7, 3, 1),
         "space_list": version + struct.pack("<I", 1) + space + struct.pack("<QQQ", 9, 12, 12345),
         "store_stat": version + struct.pack("<5Q", 1 << 30, 12345, 64 << 20, 12, 2),
+        "staged": version
+        + struct.pack("<I", 2)
+        + struct.pack("<BIIQQQ", 0, 3, 9, 0x1000040, 12345, 0xFEDCBA9876543210)
+        + bytes([0x77]) * 16
+        + struct.pack("<BIIQQQ16x", 3, 0, 0, 0, 0, 0),
+        "disk_stat": version + struct.pack("<4QB", 1 << 40, 12345, 12, 2, 1),
         "statuses": version + struct.pack("<I", 3) + bytes([0, 16, 1]),
     }
 

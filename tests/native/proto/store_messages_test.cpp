@@ -104,6 +104,9 @@ TEST_CASE("every store message has golden bytes") {
     CHECK(pages.items[0].pins == 1);
     CHECK(check_message("space_list", SpaceList{{{id(0x5a), 9, 12, 12345}}}).items[0].bytes == 12345);
     CHECK(check_message("store_stat", StoreStat{1 << 30, 12345, 64 << 20, 12, 2}).pinned == 2);
+    Staged staged{{{0, 3, 9, 0x1000040, 12345, 0xFEDCBA9876543210, id(0x77)}, {3, 0, 0, 0, 0, 0, {}}}};
+    CHECK(check_message("staged", staged).items[0].epoch == 9);
+    CHECK(check_message("disk_stat", DiskStat{1ull << 40, 12345, 12, 2, 1}).off == 1);
     CHECK(check_message("statuses", Statuses{{0, 16, 1}}).values == std::vector<uint8_t>{0, 16, 1});
 }
 
@@ -153,8 +156,8 @@ TEST_CASE("unknown methods are no methods") {
     CHECK(method_from_wire(1) == Method::lend);
     CHECK(method_from_wire(9) == Method::stale);
     CHECK_FALSE(method_from_wire(0));
-    CHECK(method_from_wire(15) == Method::doubt);
-    CHECK_FALSE(method_from_wire(16));
+    CHECK(method_from_wire(17) == Method::disk);
+    CHECK_FALSE(method_from_wire(18));
     CHECK_FALSE(method_from_wire(~0ull));
     CHECK_FALSE(method_from_wire(257));
 }

@@ -31,6 +31,20 @@ def slot(mark: bytes) -> bytes:
     )
 
 
+def disk_head(version: int = 1) -> bytes:
+    front = struct.pack("<8sII16sQQ", b"TENTPAGE", version, 0, ident(0x60), 1 << 20, 64)
+    total = xxhash.xxh3_64_intdigest(front, seed=ord("T") << 8 | 1)
+    return (front + struct.pack("<Q", total)).ljust(4096, b"\0")
+
+
+def disk_table() -> bytes:
+    front = struct.pack("<4sHH16sIIQ", b"TEXT", 1, 1, ident(0x60), 5, 9, 77)
+    slot = ident(0x40) + ident(0x50) + ident(0x70)
+    slot += struct.pack("<QQQQQ", 7, 8192, 12345, 0xFEDCBA9876543210, 0)
+    total = xxhash.xxh3_64_intdigest(front + slot, seed=ord("T") << 8 | 1)
+    return (front + struct.pack("<Q", total) + slot).ljust(8192, b"\0")
+
+
 def main() -> None:
     one = (b"node-a", ident(0x20), 3, 4, 9, 0x1000040)
     two = (b"b", ident(0x30), 1, 0, 1, 64)
@@ -41,6 +55,9 @@ def main() -> None:
         "slot_committed": slot(b"CMMT"),
         "slot_open": slot(b"OPEN"),
         "slot_dropped": slot(b"DROP"),
+        "disk_head": disk_head(),
+        "disk_head_newer": disk_head(2),
+        "disk_table": disk_table(),
     }
     for name, data in files.items():
         text = data.hex()
