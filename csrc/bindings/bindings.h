@@ -80,5 +80,6 @@ void bind_store(py::module_& m);
 void bind_pages(py::module_& m);
 void bind_offers(py::module_& m);
 void bind_store_messages(py::module_& m);
+void bind_disk(py::module_& m);
 
 }  // namespace tent::bindings

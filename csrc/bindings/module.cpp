@@ -75,4 +75,5 @@ PYBIND11_MODULE(_native, m) {
     tent::bindings::bind_store(m);
     tent::bindings::bind_pages(m);
     tent::bindings::bind_store_messages(m);
+    tent::bindings::bind_disk(m);
 }

@@ -346,6 +346,29 @@ void bind_store(py::module_& m) {
         .def_property_readonly("asked_to_drain", &Store::asked_to_drain)
         .def("list",
              [](const Store& s, uint64_t cursor, size_t most) { return page_list(s.list(cursor, most)); })
+        .def("stage",
+             [](Store& s, const Digests& d, double seconds) {
+                 return with_status(d, [&](auto in, auto out) { s.stage(in, nanos(seconds, 0), out); });
+             })
+        .def("leave",
+             [](Store& s, const Digests& d, double seconds) {
+                 std::span<const Id128> in = ids(d);
+                 py::gil_scoped_release nogil;
+                 return s.leave(in, nanos(seconds, 0));
+             })
+        .def("wait_stage",
+             [](Store& s, double seconds) {
+                 py::gil_scoped_release nogil;
+                 return s.wait_stage(nanos(std::min(seconds, 60.0), 0));
+             })
+        .def("take_stage",
+             [](Store& s, size_t most) {
+                 py::list out;
+                 for (const Id128& id : s.take_stage(most)) out.append(bytes_of(id));
+                 return out;
+             })
+        .def("confirm_space", [](Store& s, const py::bytes& space,
+                                 uint64_t generation) { s.confirm_space(id_of(space), generation); })
         .def("rebuild", &Store::rebuild, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("free_extents", &Store::free_extents)
         .def("stats", &stats);

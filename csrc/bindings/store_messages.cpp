@@ -38,6 +38,26 @@ py::bytes commit_request(uint64_t loan, uint32_t epoch, const py::bytes& space, 
     return encoded(m);
 }
 
+// Where pages lie now, as columns: status, segment, epoch, offset, length, check, version.
+py::tuple staged_reply(const py::bytes& body) {
+    auto reply = decoded<proto::Staged>(body);
+    auto n = static_cast<py::ssize_t>(reply.items.size());
+    py::array_t<uint8_t> status(n), version({n, py::ssize_t{16}});
+    py::array_t<uint32_t> segment(n), epoch(n);
+    py::array_t<uint64_t> offset(n), length(n), sum(n);
+    for (py::ssize_t i = 0; i < n; ++i) {
+        const proto::StagedItem& item = reply.items[static_cast<size_t>(i)];
+        status.mutable_data()[i] = item.code;
+        segment.mutable_data()[i] = item.segment;
+        epoch.mutable_data()[i] = item.epoch;
+        offset.mutable_data()[i] = item.offset;
+        length.mutable_data()[i] = item.length;
+        sum.mutable_data()[i] = item.check;
+        std::copy(item.version.begin(), item.version.end(), version.mutable_data() + 16 * i);
+    }
+    return py::make_tuple(status, segment, epoch, offset, length, sum, version);
+}
+
 }  // namespace
 
 // A listing as columns: next cursor, segment, digests, spaces, then numbers by name.
@@ -118,6 +138,17 @@ void bind_store_messages(py::module_& m) {
         d["lent"] = s.lent;
         d["pages"] = s.pages;
         d["pinned"] = s.pinned;
+        return d;
+    });
+    m.def("staged_reply", &staged_reply);
+    m.def("disk_stat_reply", [](const py::bytes& body) {
+        auto s = decoded<proto::DiskStat>(body);
+        py::dict d;
+        d["capacity"] = s.capacity;
+        d["used"] = s.used;
+        d["pages"] = s.pages;
+        d["errors"] = s.errors;
+        d["off"] = s.off != 0;
         return d;
     });
     m.def("statuses_reply", [](const py::bytes& body) {

@@ -105,22 +105,29 @@ class _Lines:
 
     def ready(self, store: PageStore) -> None:
         capacity = int(store.stats()["capacity"])
-        text = (
-            f"{store.node_name} serves {capacity / (1 << 30):.2f} GiB; directory {store.directory.shown_url}"
-        )
-        self._say("ready", text, node=store.node_name, capacity=capacity)
+        disk = store.stats().get("ssd")
+        text = f"{store.node_name} serves {capacity / (1 << 30):.2f} GiB"
+        if disk is not None:
+            text += f" and {disk['capacity'] / (1 << 30):.2f} GiB on disk with {disk['pages']} pages in it"
+        text += f"; directory {store.directory.shown_url}"
+        facts = {} if disk is None else {"disk_capacity": disk["capacity"], "disk_pages": disk["pages"]}
+        self._say("ready", text, node=store.node_name, capacity=capacity, **facts)
 
     def leaving(self, state: Drained) -> None:
         now = time.monotonic()
         if now - self._said < 1.0 and state.left:
             return
         self._said = now
-        done = state.moved + state.lost
-        text = f"leaving: {done} of {state.pages} pages handed on, {state.lost} of them to nobody"
+        done = state.pages - state.left
+        text = (
+            f"leaving: {done} of {state.pages} pages handed on, {state.lost + state.kept} of them to nobody"
+        )
         self._say("leaving", text, **dataclasses.asdict(state))
 
     def left(self, state: Drained) -> None:
         text = f"left; {state.moved} pages are with other nodes, {state.lost} are gone"
+        if state.kept:
+            text += f", {state.kept} wait on its disk"
         self._say("left", text, **dataclasses.asdict(state))
 
 

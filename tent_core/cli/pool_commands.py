@@ -66,7 +66,7 @@ def _ls(options: argparse.Namespace) -> int:
     if not rows:
         print("no nodes: start one with 'tent node', or a serving engine with the connector")
         return 0
-    head = ("node", "kind", "state", "host", "capacity", "used", "pages", "pinned", "lent")
+    head = ("node", "kind", "state", "host", "capacity", "used", "pages", "pinned", "lent", "on disk")
     print(table(head, [_node_cells(row) for row in rows]))
     for row in rows:
         if row.why:
@@ -79,8 +79,18 @@ def _node_cells(row: NodeRow) -> tuple[str, ...]:
     counts = ("-" if value is None else str(value) for value in (row.pages, row.pinned))
     return (
         row.node, row.kind, row.state, row.host[:8] or "-", _bytes(row.capacity) if row.capacity else "-", used,
-        *counts, _bytes(row.lent),
+        *counts, _bytes(row.lent), _disk_cell(row),
     )  # fmt: skip
+
+
+def _disk_cell(row: NodeRow) -> str:
+    if not row.disk_capacity or row.disk_used is None:
+        return "-"
+    return (
+        "off"
+        if row.disk_off
+        else f"{_bytes(row.disk_used)} ({100 * row.disk_used / row.disk_capacity:.0f} %)"
+    )
 
 
 # ---- tent stat

@@ -159,6 +159,18 @@ class StoreConfig:
         "else own.",
         choices=("auto", "own", "node"),
     )
+    ssd_path: str = text(
+        "", "Folder for pages that leave this node's memory, on a disk of this host; empty: they are dropped."
+    )
+    ssd_capacity: int = size("16GiB", "Room taken in store.ssd_path, all of it at the start.", low="1MiB")
+    ssd_timeout_ms: int = integer(
+        1_000, "ms", "A page that the disk does not bring in so long is a miss.", low=1, high=600_000
+    )
+    ssd_io: str = text(
+        "auto",
+        "How the disk is used: io_uring where the kernel allows it, else threads; or one of them.",
+        choices=("auto", "uring", "threads"),
+    )
     fan_out: int = integer(
         0,
         "",

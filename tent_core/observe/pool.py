@@ -42,6 +42,10 @@ class NodeRow:
     pages: int | None = None
     pinned: int | None = None
     lent: int | None = None
+    disk_capacity: int | None = None  # None: an older TENT, or it does not answer; 0: it keeps none on disk
+    disk_used: int | None = None
+    disk_pages: int | None = None
+    disk_off: bool = False  # given up after too many errors
     why: str = ""
 
 
@@ -119,12 +123,25 @@ class PoolView:
             except TentError as error:
                 rows.append(dataclasses.replace(row, state="unreachable", why=str(error)))
                 continue
-            rows.append(
-                dataclasses.replace(
-                    row, used=stat["used"], pages=stat["pages"], pinned=stat["pinned"], lent=stat["lent"]
-                )
+            row = dataclasses.replace(
+                row, used=stat["used"], pages=stat["pages"], pinned=stat["pinned"], lent=stat["lent"]
             )
+            rows.append(self._with_disk(row))
         return rows
+
+    def _with_disk(self, row: NodeRow) -> NodeRow:
+        try:
+            reply = self.peer(row.node).call(Messages.DISK, _native.bare_request(), _CALL_S)
+            stat = _native.disk_stat_reply(reply)
+        except TentError:
+            return row
+        return dataclasses.replace(
+            row,
+            disk_capacity=stat["capacity"],
+            disk_used=stat["used"],
+            disk_pages=stat["pages"],
+            disk_off=bool(stat["off"]),
+        )
 
     def owners(self) -> list[str]:
         """Nodes that give memory."""

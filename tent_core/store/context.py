@@ -94,6 +94,7 @@ class Context:
         self._daemon = daemon
         self.wake = Wake(native)  # there is something to do for upkeep
         self.directory_lost = threading.Event()  # an operation failed since the last republish
+        self.ssd: Any = None  # pages on this node's disk, where it keeps some
         self._lock = threading.Lock()
         self._generations: dict[bytes, int] = {}
         self._facts: dict[bytes, bytes] = {}

@@ -34,10 +34,11 @@ class Drained:
     pages: int = 0  # there were
     moved: int = 0  # another node has them
     lost: int = 0  # nobody took them: they are computed again when they are wanted
+    kept: int = 0  # nobody took them, and they are on the node's disk when it starts again
 
     @property
     def left(self) -> int:
-        return self.pages - self.moved - self.lost
+        return self.pages - self.moved - self.lost - self.kept
 
 
 @dataclass
@@ -62,10 +63,14 @@ def drain(context: Context, deadline: float, progress: Callable[[Drained], None]
     for batch in batches:
         moved = _move(context, batch, deadline) if time.monotonic() < deadline else 0
         done.moved += moved
-        done.lost += len(batch.digests) - moved
-        native.remove(batch.digests)
+        left = len(batch.digests) - moved
+        on_disk = native.leave(batch.digests, max(0.0, deadline - time.monotonic()))
+        done.kept += min(left, on_disk)
+        done.lost += left - min(left, on_disk)
         context.wake.set()
         progress(done)
+    if context.ssd is not None:
+        context.ssd.retire(deadline)
     _wait_unpublished(context)
     return done
 

@@ -23,7 +23,7 @@ class Messages:
     """Numbers of the calls to an owner's store (csrc/proto/store_messages.h), and how many pages one may name."""
 
     LEND, GIVE_BACK, COMMIT, PIN, UNPIN, HITS, REMOVE, STAT, STALE = range(1, 10)
-    ADOPT, LIST, KEEP, DRAIN, SPACES, DOUBT = range(10, 16)
+    ADOPT, LIST, KEEP, DRAIN, SPACES, DOUBT, STAGE, DISK = range(10, 18)
     MOST = 4096
     MOST_LISTED = 1024
 

@@ -12,6 +12,7 @@ from tent_core import _native
 from tent_core.engine import Intent, Peer, Transfer
 from tent_core.errors import InvalidArgument, TentError
 from tent_core.store.batch import Batch, Rows, Statuses
+from tent_core.store.bring_up import bring_up, on_disk
 from tent_core.store.context import Context, Deadline
 from tent_core.store.lookup import Located, elsewhere, locate
 from tent_core.store.rarely import Rarely
@@ -162,6 +163,7 @@ class Reader:
         status = located.status.copy()
         parts: list[_Part] = []
         own: list[Rows] = []
+        down: list[tuple[tuple[str, bytes], Rows]] = []  # on the disks of other nodes
         try:
             for index, (name, incarnation) in enumerate(located.nodes):
                 rows = located.owned_by(index)
@@ -173,26 +175,74 @@ class Reader:
                     else:
                         status[rows] = PageStatus.STALE_INCARNATION
                     continue
-                part = self._start(batch, located, rows, (name, incarnation), deadline, priority)
-                if isinstance(part, _Part):
-                    control.add(part.transfer)
-                    parts.append(part)
-                else:
-                    status[rows] = part
+                below = on_disk(located, rows)
+                if below.any():
+                    down.append(((name, incarnation), rows[below]))
+                    rows = rows[~below]
+                if len(rows):
+                    self._begin(
+                        batch, located, rows, (name, incarnation), deadline, priority, control, status, parts
+                    )
+            for owner, rows in down:
+                self._bring_up(batch, located, rows, owner, deadline, priority, control, status, parts)
         except InvalidArgument:
             for part in parts:
                 part.transfer.cancel()
                 part.transfer.wait_released(_GRACE_S)
             raise
         for rows in own:  # while the others are under way
-            status[rows] = self._own(batch.rows(rows), control)
+            status[rows] = self._own(batch.rows(rows), deadline, control)
         for part in parts:
             status[part.rows] = self._finish(part, deadline)
         for part in parts:
             self._verify(space, batch, located, part, status, deadline)
         return status
 
-    def _own(self, batch: Batch, control: Control) -> Statuses | PageStatus:
+    def _begin(
+        self,
+        batch: Batch,
+        located: Located,
+        rows: Rows,
+        owner: tuple[str, bytes],
+        deadline: Deadline,
+        priority: str,
+        control: Control,
+        status: Statuses,
+        parts: list[_Part],
+    ) -> None:
+        part = self._start(batch, located, rows, owner, deadline, priority)
+        if isinstance(part, _Part):
+            control.add(part.transfer)
+            parts.append(part)
+        else:
+            status[rows] = part
+
+    def _bring_up(
+        self,
+        batch: Batch,
+        located: Located,
+        rows: Rows,
+        owner: tuple[str, bytes],
+        deadline: Deadline,
+        priority: str,
+        control: Control,
+        status: Statuses,
+        parts: list[_Part],
+    ) -> None:
+        """Pages on the owner's disk: read as it brings them into its memory."""
+        peer = self._context.peers.get(*owner, deadline.left)
+        if not isinstance(peer, Peer):
+            status[rows] = peer
+            return
+        patience = self._context.config.store.ssd_timeout_ms / 1000
+        for up in bring_up(peer, located, rows, status, patience, deadline):
+            if control.cancelled:
+                break
+            self._begin(batch, located, up, owner, deadline, priority, control, status, parts)
+        if control.cancelled:
+            status[rows[on_disk(located, rows)]] = PageStatus.CANCELLED
+
+    def _own(self, batch: Batch, deadline: Deadline, control: Control) -> Statuses | PageStatus:
         if control.cancelled:
             return PageStatus.CANCELLED
         if self._context.native is None:
@@ -200,6 +250,12 @@ class Reader:
         status: Statuses = self._context.native.get(
             batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
         )
+        if self._context.ssd is not None:
+            absent = np.flatnonzero(status == PageStatus.ABSENT)
+            if len(absent):
+                status[absent] = self._context.ssd.get(
+                    batch.rows(absent), self._context.config.store.check, deadline
+                )
         if (status == PageStatus.CHECK_FAILED).any():
             self._context.wake.set()  # the native store has dropped them: their records go too
         return status

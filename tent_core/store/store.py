@@ -33,6 +33,7 @@ from tent_core.store.reader import Reader
 from tent_core.store.reason import PageStatus
 from tent_core.store.remote import RemoteWriter
 from tent_core.store.remove import remove
+from tent_core.store.ssd import Ssd, open_disk
 from tent_core.store.transfer import Control, StoreTransfer, Workers
 from tent_core.store.upkeep import Upkeep
 from tent_core.store.writer import Publisher, Writer
@@ -78,6 +79,7 @@ class PageStore:
         self._owns_engine, self._owns_directory = owns
         self._closing = threading.Lock()
         self._closed = False
+        disk = open_disk(engine, config, daemon)
         self._segment, native, self._prefault = make_pool(engine, config)
         peers = Peers(engine, directory, config.engine.connect_timeout_ms / 1000)
         self._context = Context(engine, directory, native, self.metrics, config, peers, self._segment, daemon)
@@ -90,6 +92,8 @@ class PageStore:
         if self._writer is not None:
             self._copies = Copies(self._context, self._reader, self._writer, config.store.replicas)
             publisher.on_new = self._copies.put_here
+            if disk is not None:
+                self._context.ssd = Ssd(self._context, disk, self._writer)
         self._upkeep = Upkeep(self._context, publisher, self._writer, config.directory.node_ttl_ms / 1000)
         self.metrics.attach_native(engine.metrics)
         if native is not None:
@@ -131,6 +135,8 @@ class PageStore:
         store._upkeep.start()
         if store._copies is not None:
             store._copies.start()
+        if store._context.ssd is not None:
+            store._context.ssd.start()
         _open_stores.add(store)
         return store
 
@@ -144,6 +150,8 @@ class PageStore:
                 self._context.pools.announce(pool)
             if self._upkeep.needs_pools:
                 self._context.pools.refresh()
+            if self._context.ssd is not None:
+                self._context.ssd.confirm()
         except DirectoryUnavailable as error:
             log.warning("%s; pages are misses until it returns", str(error))
             self._context.lost_directory()
@@ -359,6 +367,8 @@ class PageStore:
         result["directory_lost"] = self._context.directory_lost.is_set()
         if native is not None:
             result.update(native.stats())
+        if self._context.ssd is not None:
+            result["ssd"] = self._context.ssd.stats()
         return result
 
     # ---- end
@@ -392,6 +402,8 @@ class PageStore:
             self._workers.close()
         if self._copies is not None:
             self._copies.close()
+        if self._context.ssd is not None:
+            self._context.ssd.close()
         self._upkeep.close()
         if self._prefault is not None:
             self._prefault.close()
@@ -406,6 +418,7 @@ class PageStore:
             elif self._segment is not None:
                 self._segment.unregister(_ABANDONED_S)
         finally:
+            self._context.ssd = None
             if self._owns_directory:
                 self.directory.close()
             _open_stores.discard(self)

@@ -153,6 +153,8 @@ class Upkeep:
                 self._context.directory.keep_generation(space, self._context.generation(space))
 
     def _poll_generations(self) -> None:
+        if self._context.ssd is not None:
+            self._context.ssd.confirm()
         for space in self._context.spaces():
             self._context.saw_generation(space, self._context.directory.generation(space))
 

@@ -127,7 +127,7 @@ def test_drain_hands_pages_on(server: Server, nodes: Any, open_store: Open) -> N
         [*TENT, "node", "drain", "leaver", "--config", str(server.folder / "operator.json")],
         timeout=_PATIENCE_S,
     ).returncode == 0  # fmt: skip
-    assert leaver.left() == {"event": "left", "pages": 20, "moved": 20, "lost": 0}
+    assert leaver.left() == {"event": "left", "pages": 20, "moved": 20, "lost": 0, "kept": 0}
     assert _owners(reader) == {"heir"}
     assert all_are(reader.get(_KEYS), PageStatus.HIT) and reader.verify(_KEYS)
     assert tent(server, "node", "check", "leaver")[0] == 1
@@ -139,7 +139,7 @@ def test_a_node_that_is_alone_leaves_no_records_behind(nodes: Any, open_store: O
     reader.put(_KEYS)
     wait_for(lambda: _owners(reader) == {"alone"}, "the node published them")
     node.process.send_signal(signal.SIGTERM)
-    assert node.left() == {"event": "left", "pages": 20, "moved": 0, "lost": 20}
+    assert node.left() == {"event": "left", "pages": 20, "moved": 0, "lost": 20, "kept": 0}
     assert _owners(reader) == {""}
     assert all_are(reader.get(_KEYS), PageStatus.ABSENT)
 
