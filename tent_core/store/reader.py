@@ -250,12 +250,10 @@ class Reader:
         status: Statuses = self._context.native.get(
             batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
         )
-        if self._context.ssd is not None:
-            absent = np.flatnonzero(status == PageStatus.ABSENT)
-            if len(absent):
-                status[absent] = self._context.ssd.get(
-                    batch.rows(absent), self._context.config.store.check, deadline
-                )
+        ssd = self._context.ssd
+        absent = np.flatnonzero(status == PageStatus.ABSENT)
+        if ssd is not None and len(absent):
+            status[absent] = ssd.get(batch.rows(absent), self._context.config.store.check, deadline)
         if (status == PageStatus.CHECK_FAILED).any():
             self._context.wake.set()  # the native store has dropped them: their records go too
         return status

@@ -77,13 +77,24 @@ class Ssd:
         context.metrics.attach_native(lambda: {"store": {"ssd": disk.stats()}})
         self._thread = threading.Thread(target=self._run, name="tent-ssd", daemon=True)
 
+    @staticmethod
+    def open(context: Context, writer: Writer, daemon: bool) -> Ssd | None:
+        """As `open_disk`."""
+        disk = open_disk(context.engine, context.config, daemon)
+        return None if disk is None else Ssd(context, disk, writer)
+
     def start(self) -> None:
+        try:
+            self.confirm()
+        except DirectoryUnavailable:
+            self._context.lost_directory()
         self._thread.start()
 
     def close(self) -> None:
         self._context.native.stop_waiting()
         if self._thread.is_alive():
             self._thread.join()
+        self._context.ssd = None  # it holds the context
         self.disk.close()
 
     def stats(self) -> dict[str, int | str]:

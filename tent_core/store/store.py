@@ -33,7 +33,7 @@ from tent_core.store.reader import Reader
 from tent_core.store.reason import PageStatus
 from tent_core.store.remote import RemoteWriter
 from tent_core.store.remove import remove
-from tent_core.store.ssd import Ssd, open_disk
+from tent_core.store.ssd import Ssd
 from tent_core.store.transfer import Control, StoreTransfer, Workers
 from tent_core.store.upkeep import Upkeep
 from tent_core.store.writer import Publisher, Writer
@@ -79,7 +79,6 @@ class PageStore:
         self._owns_engine, self._owns_directory = owns
         self._closing = threading.Lock()
         self._closed = False
-        disk = open_disk(engine, config, daemon)
         self._segment, native, self._prefault = make_pool(engine, config)
         peers = Peers(engine, directory, config.engine.connect_timeout_ms / 1000)
         self._context = Context(engine, directory, native, self.metrics, config, peers, self._segment, daemon)
@@ -92,8 +91,7 @@ class PageStore:
         if self._writer is not None:
             self._copies = Copies(self._context, self._reader, self._writer, config.store.replicas)
             publisher.on_new = self._copies.put_here
-            if disk is not None:
-                self._context.ssd = Ssd(self._context, disk, self._writer)
+            self._context.ssd = Ssd.open(self._context, self._writer, daemon)
         self._upkeep = Upkeep(self._context, publisher, self._writer, config.directory.node_ttl_ms / 1000)
         self.metrics.attach_native(engine.metrics)
         if native is not None:
@@ -111,13 +109,12 @@ class PageStore:
         """Starts this node: an engine, the directory, ``store.capacity`` bytes of memory, and its node record.
 
         An engine or directory that is handed in stays the caller's. ``daemon``: this process outlives those that serve,
-        and takes their pages (`tent node`). Raises ConfigError, AuthFailed, NoMemory,
-        PortInUse or NameInUse; a directory that is merely down is no error: pages are misses until it returns.
+        and takes their pages (`tent node`). Raises ConfigError, AuthFailed, NoMemory, PortInUse, NameInUse, and what
+        `ssd.open_disk` does; a directory that is merely down is no error: pages are misses until it returns.
         """
         settings = config if isinstance(config, Config) else load_config(config)
-        own_engine, own_directory = engine is None, directory is None
+        own_engine, own_directory, store = engine is None, directory is None, None
         engine = engine or Engine(settings)
-        store = None
         try:
             directory = directory or open_directory(settings.directory, cluster_id=settings.cluster.id)
             store = cls(settings, engine, directory, (own_engine, own_directory), daemon)
@@ -133,10 +130,9 @@ class PageStore:
             raise
         store._workers = Workers(_WORKERS, "store")
         store._upkeep.start()
-        if store._copies is not None:
-            store._copies.start()
-        if store._context.ssd is not None:
-            store._context.ssd.start()
+        for helper in (store._copies, store._context.ssd):
+            if helper is not None:
+                helper.start()
         _open_stores.add(store)
         return store
 
@@ -145,13 +141,10 @@ class PageStore:
     def _register_node(self) -> None:
         try:
             self.directory.put_node(self.node_name, self.engine.incarnation, self.engine.descriptor())
-            pool = self._context.pool()
-            if pool is not None:
+            if (pool := self._context.pool()) is not None:
                 self._context.pools.announce(pool)
             if self._upkeep.needs_pools:
                 self._context.pools.refresh()
-            if self._context.ssd is not None:
-                self._context.ssd.confirm()
         except DirectoryUnavailable as error:
             log.warning("%s; pages are misses until it returns", str(error))
             self._context.lost_directory()
@@ -400,10 +393,9 @@ class PageStore:
             self._closed = True
         if self._workers is not None:
             self._workers.close()
-        if self._copies is not None:
-            self._copies.close()
-        if self._context.ssd is not None:
-            self._context.ssd.close()
+        for helper in (self._copies, self._context.ssd):
+            if helper is not None:
+                helper.close()
         self._upkeep.close()
         if self._prefault is not None:
             self._prefault.close()
@@ -418,7 +410,6 @@ class PageStore:
             elif self._segment is not None:
                 self._segment.unregister(_ABANDONED_S)
         finally:
-            self._context.ssd = None
             if self._owns_directory:
                 self.directory.close()
             _open_stores.discard(self)

@@ -153,8 +153,9 @@ class Upkeep:
                 self._context.directory.keep_generation(space, self._context.generation(space))
 
     def _poll_generations(self) -> None:
-        if self._context.ssd is not None:
-            self._context.ssd.confirm()
+        ssd = self._context.ssd  # None from the end on
+        if ssd is not None:
+            ssd.confirm()
         for space in self._context.spaces():
             self._context.saw_generation(space, self._context.directory.generation(space))
 

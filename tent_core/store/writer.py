@@ -258,4 +258,6 @@ class Writer:
                     self._context.native.enqueue(digest_array(lost))
         except DirectoryUnavailable:
             self._context.lost_directory()
+            if moved:  # those have another place to be found at
+                self._context.native.enqueue(digest_array([item[0] for item in moved]))
             self._context.metrics.counter("store.unpublish.failed").inc(len(unpublish) + len(moved))
