@@ -71,7 +71,7 @@ def test_an_heir_that_dies_during_a_drain_costs_no_page_that_another_takes(
     assert leaver.event() == "leaving"
     doomed.close()
     left = leaver.left()
-    assert left == {"event": "left", "pages": 20, "moved": 20, "lost": 0}
+    assert left == {"event": "left", "pages": 20, "moved": 20, "lost": 0, "kept": 0}
     assert all_are(reader.get(_KEYS), PageStatus.HIT) and reader.verify(_KEYS)
 
 
