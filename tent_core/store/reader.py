@@ -251,8 +251,8 @@ class Reader:
             batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
         )
         ssd = self._context.ssd
-        absent = np.flatnonzero(status == PageStatus.ABSENT)
-        if ssd is not None and len(absent):
+        if ssd is not None and (status == PageStatus.ABSENT).any():
+            absent = np.flatnonzero(status == PageStatus.ABSENT)
             status[absent] = ssd.get(batch.rows(absent), self._context.config.store.check, deadline)
         if (status == PageStatus.CHECK_FAILED).any():
             self._context.wake.set()  # the native store has dropped them: their records go too
