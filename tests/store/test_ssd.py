@@ -4,12 +4,14 @@ whatever becomes of the disk, a miss at worst."""
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from support.store_process import NodeProcess
 from support.stores import Client, Open, Server, all_are, names, page, wait_for
 from tent_core import _native
 from tent_core.errors import InvalidArgument, NameInUse, VersionMismatch
@@ -112,6 +114,37 @@ def test_a_restart_finds_them_again(open_store: Open, tmp_path: Path) -> None:
         assert reader.verify(group)
         assert all_are(again.get(group), PageStatus.HIT)
         assert again.verify(group)
+
+
+def test_a_node_that_left_is_back_with_its_pages(open_store: Open, server: Server, tmp_path: Path) -> None:
+    config = {
+        "directory.url": server.url, "directory.timeout_ms": 2000, "directory.node_ttl_ms": 1500,
+        "store.capacity": "4MiB", "store.extent": "1MiB", "store.ssd_path": str(tmp_path),
+        "store.ssd_capacity": "64MiB", "store.ssd_timeout_ms": 20_000,
+    }  # fmt: skip
+    node = NodeProcess(server.folder, "keeper", **config)
+    try:
+        reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=_SIZE, count=10)
+        for group in range(_GROUPS):
+            keys = names(10, f"g{group}-")
+            # While upkeep makes room, the node may have none to lend.
+            wait_for(lambda k=keys: (reader.put(k) <= PageStatus.PRESENT).all(), "the node takes them")
+        node.process.send_signal(signal.SIGTERM)
+        left = node.left()  # nobody takes what it has, so it is kept on disk
+        assert left["kept"] > 0 and left["kept"] + left["lost"] == left["pages"]
+        assert (reader.get(names(10, "g11-")) != PageStatus.HIT).all()
+        node = NodeProcess(server.folder, "keeper", **config)
+        assert node.last["disk_pages"] >= left["kept"]
+        wait_for(lambda: (reader.get(names(10, "g11-")) == PageStatus.HIT).any(), "they are published")
+        found = 0
+        for group in range(_GROUPS):
+            status = reader.get(names(10, f"g{group}-"))
+            for row in np.flatnonzero(status == PageStatus.HIT).tolist():
+                assert bool((reader.buffer[row] == page(b"g%d-%d" % (group, row), _SIZE)).all())
+                found += 1
+        assert found > 0
+    finally:
+        node.close()
 
 
 @pytest.mark.protects("generation")
