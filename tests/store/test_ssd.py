@@ -147,7 +147,6 @@ def test_a_node_that_left_is_back_with_its_pages(open_store: Open, server: Serve
         node.close()
 
 
-@pytest.mark.protects("generation")
 def test_invariant_1_what_was_cleared_while_the_node_was_down_stays_away(
     open_store: Open, tmp_path: Path
 ) -> None:
