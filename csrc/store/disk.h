@@ -7,6 +7,7 @@
 // and counted, and after DiskConfig::max_errors of them there are no pages here any more.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -79,7 +80,7 @@ class Disk : public std::enable_shared_from_this<Disk> {
     struct Read {
         DiskPage page;
         const uint8_t* bytes = nullptr;
-        bool done = false;
+        std::atomic<bool> done{false};  // then `status` stays as it is
         Status status;
 
       private:

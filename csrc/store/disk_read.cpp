@@ -64,8 +64,8 @@ std::shared_ptr<Disk::Read> Disk::begin(const Id128& digest, Nanos now) {
 void Disk::on_read(const std::shared_ptr<Read>& read, const Status& status) {
     Lock lock(mutex_);
     --extents_[read->extent].users;
-    read->done = true;
     read->status = status;
+    read->done = true;  // behind it: who waited in vain may look without the lock
     ++counts_.read;
     counts_.read_bytes += read->page.length;
     if (!status.ok()) failed(read->extent, status);
@@ -79,7 +79,7 @@ void Disk::on_read(const std::shared_ptr<Read>& read, const Status& status) {
 void Disk::wait(std::span<const std::shared_ptr<Read>> reads, Nanos patience) {
     Lock lock(mutex_);
     changed_.wait_for(lock, std::chrono::nanoseconds(patience), [&] {
-        return std::all_of(reads.begin(), reads.end(), [](const auto& read) { return read->done; });
+        return std::all_of(reads.begin(), reads.end(), [](const auto& read) { return read->done.load(); });
     });
 }
 

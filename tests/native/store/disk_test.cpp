@@ -192,7 +192,7 @@ TEST_CASE("disk: whoever gives up a read is free, and nobody else waits for that
     auto read = t.disk->begin(id_of(0), 0);
     REQUIRE(read != nullptr);
     t.disk->wait({&read, 1}, kMillisecond);
-    CHECK_FALSE(read->done);
+    CHECK_FALSE(read->done.load());
     t.disk->end(read, true);
     CHECK(t.disk->stuck());
     CHECK(t.disk->begin(id_of(1), 0) == nullptr);
