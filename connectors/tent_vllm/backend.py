@@ -39,3 +39,12 @@ def ranks_of_this_worker() -> dict[str, int]:
     from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
     return {"tp": get_tp_group().rank_in_group, "pp": get_pp_group().rank_in_group}
+
+
+def hash_unit(vllm_config: Any, kv_cache_config: Any) -> int:
+    """Tokens of one of a request's block hashes."""
+    try:
+        from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+    except ImportError:
+        return int(vllm_config.cache_config.block_size)
+    return int(resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,23 +12,31 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorMetadata,
     KVConnectorRole,
     KVConnectorWorkerMetadata,
+    SupportsHMA,
 )
 from vllm.version import __version__ as vllm_version
 
 from tent_core.errors import Unsupported
 
 from . import handle as handles
-from .backend import attention_backend, ranks_of_this_worker
+from .backend import attention_backend, hash_unit, ranks_of_this_worker
+from .groups import Groups, read_groups
 from .guard import log
 from .identity import check_supported, namespace_fields
 from .layout import page_layout
 from .lookups import LookupService
-from .plan import RankPages, StepPlan, StepReport
+from .plan import GroupPages, RankPages, StepPlan, WorkerTold
 from .rank_lookup import RankLookup
 from .scheduler import SchedulerSide
 from .settings import split_extra_config
 from .stats import TentPromMetrics, TentStats
+from .store_pages import StorePages
 from .worker import WorkerSide
+
+try:
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
+except ImportError:
+    KVConnectorTransferResults = None
 
 try:
     from vllm.v1.metrics.cache_hit_source import CacheHitSource
@@ -50,13 +58,13 @@ class TentHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]
 
 @dataclass
 class TentWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    report: StepReport
+    told: WorkerTold
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
-        return TentWorkerMetadata(self.report.merged(other.report))
+        return TentWorkerMetadata(self.told.merged(other.told))
 
 
-class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
+class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     """KV cache that other processes computed, and this one's for them. See docs/vllm.md."""
 
     if _HIT_SOURCE is not None:
@@ -67,6 +75,8 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         transfer = vllm_config.kv_transfer_config
         source, self._settings = split_extra_config(transfer.kv_connector_extra_config)
+        if KVConnectorTransferResults is None:
+            self._settings = replace(self._settings, async_load=False)
         self._handle = handles.acquire(
             str(transfer.engine_id),
             source,
@@ -79,12 +89,12 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._pages: RankPages | None = None
         self._scheduler: SchedulerSide | None = None
         self._lookup: RankLookup | None = None
-        self._attention = self._check(vllm_config, kv_cache_config)
+        self._groups = self._check(vllm_config, kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
             _choose_recompute(transfer, self._settings.keep_failure_policy)
-            if self._attention:
+            if self._groups is not None:
                 self._scheduler = SchedulerSide(
-                    vllm_config.cache_config.block_size,
+                    self._groups,
                     self._settings,
                     self._guard,
                     loads=transfer.is_kv_consumer,
@@ -92,13 +102,20 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
                     ranks=vllm_config.parallel_config.world_size,
                 )
 
-    def _check(self, vllm_config: Any, kv_cache_config: Any) -> str:
-        """The kind of attention; "" when this model is left alone."""
+    def _check(self, vllm_config: Any, kv_cache_config: Any) -> Groups | None:
+        """The model's KV-cache groups; None when this model is left alone."""
         try:
-            return check_supported(vllm_config, kv_cache_config)
+            check_supported(vllm_config)
+            groups = read_groups(kv_cache_config, hash_unit(vllm_config, kv_cache_config))
+            if not groups.plain and KVConnectorTransferResults is None:
+                raise Unsupported(
+                    "TentConnector stores models with sliding windows or several KV-cache groups from vLLM 0.30 on; "
+                    "requests are computed as without it"
+                )
+            return groups
         except Unsupported as reason:
             log.error("%s", reason)
-            return ""
+            return None
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -108,7 +125,7 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
     # ---- worker: start and end
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        if self._attention:
+        if self._groups is not None:
             self._guard.run("register", lambda: self._register(kv_caches), lambda: None)
 
     def _register(self, kv_caches: dict[str, torch.Tensor]) -> None:
@@ -118,19 +135,31 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
                 "KV cache on %s: TENT moves host memory in this version; requests are computed", devices
             )
             return
-        layout = page_layout(kv_caches)
-        fields = namespace_fields(
-            self._vllm_config,
-            self._attention,
-            layout.signature,
-            attention_backend(self._vllm_config),
-            ranks_of_this_worker(),
-            vllm_version,
-            self._settings.model_id,
+        groups = self._groups
+        assert groups is not None
+        layouts = [page_layout(_of_group(kv_caches, groups, index)) for index in range(len(groups.all))]
+        ranks, backend = ranks_of_this_worker(), attention_backend(self._vllm_config)
+        named = tuple(
+            GroupPages(
+                namespace_fields(
+                    self._vllm_config,
+                    groups,
+                    index,
+                    layout.signature,
+                    backend,
+                    ranks,
+                    vllm_version,
+                    self._settings.model_id,
+                ),
+                layout.page_bytes,
+            )
+            for index, layout in enumerate(layouts)
         )
-        self._pages = RankPages(fields, layout.page_bytes)
+        self._pages = RankPages(named)
         model = str(self._vllm_config.model_config.model)
-        self._worker = WorkerSide(self._handle, layout, fields, self._settings, model=model)
+        pages = StorePages(self._handle, layouts, named, model=model)
+        events = getattr(self._vllm_config.kv_events_config, "enable_kv_cache_events", False)
+        self._worker = WorkerSide(pages, self._guard, self._settings, events=bool(events))
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return TentHandshake(self._pages) if self._pages is not None else None
@@ -184,9 +213,23 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
         # No worker, and yet a promise: the scheduler offers nothing before it heard of the pages, so there is none.
         return set()
 
+    def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
+        done, failed = self._fetched(finished_req_ids)
+        return KVConnectorTransferResults(finished_recving=done, failed_recving=failed)
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """Of vLLM before 0.30, which has no other way: there nothing is loaded beside the steps."""
+        return None, None
+
+    def _fetched(self, ended: set[str]) -> tuple[set[str], set[str]]:
+        worker = self._worker
+        if worker is None:
+            return set(), set()
+        return self._guard.run("fetched", lambda: worker.take_fetched(ended), lambda: (set(), set()))
+
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        report = self._worker.take_report() if self._worker is not None else None
-        return TentWorkerMetadata(report) if report is not None else None
+        told = self._worker.take_told() if self._worker is not None else None
+        return TentWorkerMetadata(told) if told is not None else None
 
     # ---- both roles: counters
 
@@ -222,20 +265,36 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
             )
             return
         settings = self._settings
-        self._lookup = RankLookup(self._handle, pages, settings.pin_ms)
+        assert self._groups is not None
+        self._lookup = RankLookup(self._handle, self._groups, pages, settings.pin_ms)
         self._scheduler.serve(
             LookupService(
                 self._lookup,
                 self._guard,
+                self._groups,
                 pause=settings.lookup_pause_ms / 1000,
                 failed_for=settings.failed_page_ms / 1000,
-            )
+            ),
+            [sum(rank.groups[i].page_bytes for rank in pages) for i in range(len(self._groups.all))],
         )
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
         super().bind_kv_cache_manager(kv_cache_manager)
         if self._scheduler is not None:
             self._scheduler.bind_manager(kv_cache_manager)
+            self._guard.run("groups", lambda: self._compare_groups(kv_cache_manager), lambda: None)
+
+    def _compare_groups(self, manager: Any) -> None:
+        """A hit must be what vLLM takes for one: without that certainty nothing is offered."""
+        groups = self._groups
+        if groups is None or groups.plain:
+            return
+        if not groups.agrees_with(manager.coordinator.single_type_managers):
+            log.error(
+                "vLLM keeps other blocks of an attention window than TentConnector knows of; requests are computed "
+                "as without it"
+            )
+            self._scheduler = None
 
     # ---- scheduler: requests and steps
 
@@ -270,9 +329,11 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if scheduler is None:
             return
         meta = getattr(connector_output, "kv_connector_worker_meta", None)
-        report = meta.report if isinstance(meta, TentWorkerMetadata) else None
+        told = meta.told if isinstance(meta, TentWorkerMetadata) else None
         invalid = set(getattr(connector_output, "invalid_block_ids", None) or ())
-        self._guard.run("outcome", lambda: scheduler.outcome(report, invalid), lambda: None)
+        fetched = tuple(getattr(connector_output, "finished_recving", None) or ())
+        failed = tuple(getattr(connector_output, "failed_recving", None) or ())
+        self._guard.run("outcome", lambda: scheduler.outcome(told, invalid, fetched, failed), lambda: None)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         scheduler = self._scheduler
@@ -280,6 +341,11 @@ class TentConnector(KVConnectorBase_V1):  # type: ignore[misc]
             self._guard.run("finished", lambda: scheduler.finished(request), lambda: None)
         # Saves read the blocks on until somebody else gets them: nothing needs to be held back.
         return False, None
+
+    def request_finished_all_groups(
+        self, request: Any, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        return self.request_finished(request, block_ids[0] if block_ids else [])
 
     def reset_cache(self) -> bool | None:
         """Clears this model's pages, for everybody. False when the directory could not be told."""
@@ -297,6 +363,14 @@ def _choose_recompute(transfer: Any, keep: bool) -> None:
             "kv_load_failure_policy is 'recompute' now: a page that TENT has lost is computed, not an error"
         )
         transfer.kv_load_failure_policy = "recompute"
+
+
+def _of_group(caches: dict[str, torch.Tensor], groups: Groups, index: int) -> dict[str, torch.Tensor]:
+    """The KV caches of one group's layers. Of a single group: all that vLLM registers, drafts included."""
+    if len(groups.all) == 1:
+        return caches
+    wanted = set(groups.all[index].layers)
+    return {name: cache for name, cache in caches.items() if name in wanted}
 
 
 __all__ = ["TentConnector"]

@@ -14,6 +14,8 @@ from typing import Any
 
 from tent_core.errors import Unsupported
 
+from .groups import Groups
+
 # Version of this list of fields and of the order of bytes in a page.
 FORMAT = "vllm-1"
 
@@ -21,47 +23,30 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 # Keys of a model's configuration that say where it came from, not what it computes.
 _CONFIG_NOISE = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
-# Attention whose blocks all stay in the block table, at the place of their tokens. Only that can be addressed by block.
-_FULL_ATTENTION = frozenset({"FullAttentionSpec", "MLAAttentionSpec"})
 
 
-def check_supported(vllm_config: Any, kv_cache_config: Any) -> str:
-    """The kind of attention of the model's one KV-cache group. Raises Unsupported for what this version leaves alone.
-
-    Refused are hybrid models that keep more than one group, sliding-window or recurrent caches (blocks that left the
-    window are not where their tokens are) and context parallelism (a block holds a stride of tokens).
-    """
-    groups = kv_cache_config.kv_cache_groups
-    if len(groups) != 1:
-        raise Unsupported(
-            f"TentConnector does not store models with {len(groups)} KV-cache groups yet; requests are computed as "
-            "without it (--disable-hybrid-kv-cache-manager makes them one group where vLLM can)"
-        )
-    spec = groups[0].kv_cache_spec
-    for part in getattr(spec, "kv_cache_specs", {"": spec}).values():
-        if type(part).__name__ not in _FULL_ATTENTION:
-            raise Unsupported(
-                f"TentConnector does not store {type(part).__name__} caches yet; requests are computed as without it"
-            )
+def check_supported(vllm_config: Any) -> None:
+    """Raises Unsupported for what this version leaves alone whatever the attention: a block that holds a stride of
+    tokens (context parallelism)."""
     parallel = vllm_config.parallel_config
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name, 1) not in (None, 1):
             raise Unsupported(
                 f"TentConnector does not work with {name} > 1 yet; requests are computed as without it"
             )
-    return type(spec).__name__
 
 
 def namespace_fields(
     vllm_config: Any,
-    attention: str,
+    groups: Groups,
+    group: int,
     layout_signature: str,
     backend: str,
     ranks: dict[str, int],
     version: str,
     model_id: str = "",
 ) -> dict[str, str]:
-    """Fields for the pages of one rank.
+    """Fields for the pages of one rank and KV-cache group.
 
     `backend`: attention backend and, on a CPU, its instruction set, which decides the order of elements in a block.
     `ranks`: tp and pp ranks. `version`: vLLM's. `model_id`: replaces what is read off the model's files.
@@ -75,15 +60,18 @@ def namespace_fields(
         "dtype": str(model.dtype),
         "quantization": str(getattr(model, "quantization", None) or ""),
         "kv_dtype": str(cache.cache_dtype),
-        "block_size": str(cache.block_size),
+        "block_size": str(groups.all[group].tokens),
         "hash": str(getattr(cache, "prefix_caching_hash_algo", "")),
-        "attention": attention,
+        "attention": groups.all[group].kind,
         "backend": backend,
         "layout": hashlib.blake2b(layout_signature.encode(), digest_size=16).hexdigest(),
         "tp": f"{ranks.get('tp', 0)}/{parallel.tensor_parallel_size}",
         "pp": f"{ranks.get('pp', 0)}/{parallel.pipeline_parallel_size}",
         "draft": _draft_identity(vllm_config),
     }
+    if len(groups.all) > 1:
+        own = groups.all[group]
+        fields["group"] = f"{group}/{len(groups.all)}:{own.window}:{own.chunk}:{groups.unit}"
     if "longrope" in fields["config"]:
         # The only rope that vLLM bakes differently for different lengths of context.
         fields["context"] = str(model.max_model_len)

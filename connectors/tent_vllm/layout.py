@@ -73,7 +73,7 @@ def page_layout(caches: Mapping[str, TensorLike], block_dim: int = 0) -> PageLay
         regions.append((int(tensor.data_ptr()), end))
     merged = _merge_parts(parts)
     base, stride_of, lengths = (np.array(column, dtype=np.uint64) for column in zip(*merged, strict=True))
-    return PageLayout(base, stride_of, lengths, counts.pop(), ";".join(signature), _merge_regions(regions))
+    return PageLayout(base, stride_of, lengths, counts.pop(), ";".join(signature), merge_regions(regions))
 
 
 def _distinct(caches: Mapping[str, TensorLike]) -> list[tuple[str, TensorLike]]:
@@ -140,7 +140,7 @@ def _merge_parts(parts: list[tuple[int, int, int]]) -> list[tuple[int, int, int]
     return merged
 
 
-def _merge_regions(regions: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def merge_regions(regions: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     merged: list[list[int]] = []
     for address, length in sorted(regions):
         if merged and address <= merged[-1][0] + merged[-1][1]:

@@ -1,7 +1,7 @@
 """Prefix look-ups on a thread of their own: the scheduler's thread asks, goes on, and asks again.
 
-A look-up of one request covers all of its full blocks, over the namespaces of all ranks: a block is a hit when every
-rank's shard of it is. The pages found are pinned for a while, so that they are still there when the worker comes.
+A look-up of one request covers all of its full blocks, over the namespaces of all ranks and KV-cache groups. The pages
+found are pinned for a while, so that they are still there when the worker comes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from tent_core.store.reason import PageStatus
 
+from .groups import Groups
 from .guard import Guard
+from .rank_lookup import Answer
 
 _STOP = None
 _MOST_FAILED_PAGES = 65536
@@ -30,26 +32,22 @@ class PrefixLookup:
         self.keys = keys
         self.asked_at = asked_at
         self.answered_at = 0.0
-        self.hit: NDArray[np.bool_] | None = None
+        self.hits: list[NDArray[np.bool_]] | None = None
+        """By group, whether each of its blocks is there; None: not known yet."""
+        self.seconds = 0.0
+        """What the store expects loading all that was found to take."""
         self.pins: list[Any] = []
         self._lock = threading.Lock()
         self._dropped = False
 
     @property
     def done(self) -> bool:
-        return self.hit is not None
+        return self.hits is not None
 
-    def leading_hits(self, start: int) -> int:
-        """How many pages in a row are there from page `start` on."""
-        if self.hit is None:
-            return 0
-        rest = self.hit[start:]
-        return int(len(rest) if rest.all() else np.argmin(rest))
-
-    def answer(self, hit: NDArray[np.bool_], pins: list[Any], now: float) -> None:
+    def answer(self, hits: list[NDArray[np.bool_]], pins: list[Any], now: float) -> None:
         with self._lock:
             self.answered_at = now
-            self.hit = hit
+            self.hits = hits
             self.pins = pins
             dropped = self._dropped
         if dropped:
@@ -59,7 +57,7 @@ class PrefixLookup:
         """Nobody needs the answer any more: give the pins back. Idempotent."""
         with self._lock:
             self._dropped = True
-            done = self.hit is not None
+            done = self.hits is not None
         if done:
             self._release()
 
@@ -75,24 +73,26 @@ class LookupService:
 
     def __init__(
         self,
-        ask: Callable[[list[bytes]], tuple[list[NDArray[np.uint8]], list[Any]]],
+        ask: Callable[[list[bytes]], Answer | None],
         guard: Guard,
+        groups: Groups,
         *,
         pause: float,
         failed_for: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask(keys)` does the I/O: a status per key for each rank, and the pins. Its faults are misses.
+        """`ask(keys)` does the I/O. Its faults, and None, are misses.
 
         `pause`: seconds without waiting after the directory was found down. `failed_for`: seconds for which a page
         that failed to load counts as absent.
         """
         self._ask = ask
         self._guard = guard
+        self._groups = groups
         self._pause = pause
         self._failed_for = failed_for
         self._clock = clock
-        self._failed: dict[bytes, float] = {}
+        self._failed: dict[tuple[int, bytes], float] = {}
         self._down_until = 0.0
         self._queue: queue.SimpleQueue[PrefixLookup | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tent-vllm-lookup", daemon=True)
@@ -108,23 +108,29 @@ class LookupService:
         """Whether waiting for a look-up is a waste of time just now."""
         return self._clock() < self._down_until
 
-    def failed(self, keys: Sequence[bytes]) -> None:
+    def failed(self, group: int, keys: Sequence[bytes]) -> None:
         """These pages were found and could not be loaded: absent for a while, so that nothing loops."""
         now = self._clock()
         if len(self._failed) + len(keys) > _MOST_FAILED_PAGES:
             self._failed = {key: until for key, until in self._failed.items() if until > now}
         if len(self._failed) + len(keys) <= _MOST_FAILED_PAGES:
-            self._failed.update((key, now + self._failed_for) for key in keys)
+            self._failed.update(((group, key), now + self._failed_for) for key in keys)
 
     def usable(self, lookup: PrefixLookup, start: int, end: int) -> int:
-        """Leading hits of `lookup` from page `start`, before `end`, that have not failed of late."""
-        count = min(lookup.leading_hits(start), max(0, end - start))
-        if self._failed:
-            now = self._clock()
-            for i, key in enumerate(lookup.keys[start : start + count]):
-                if self._failed.get(key, 0.0) > now:
-                    return i
-        return count
+        """Units that can be loaded from unit `start` on, up to `end`: there, and not failed of late."""
+        if lookup.hits is None or end <= start:
+            return 0
+        hits = self._without_failed(lookup) if self._failed else lookup.hits
+        return self._groups.longest(hits, start, end) - start
+
+    def _without_failed(self, lookup: PrefixLookup) -> list[NDArray[np.bool_]]:
+        now, hits = self._clock(), []
+        for group, hit in enumerate(lookup.hits or ()):
+            keys = self._groups.keys(lookup.keys, group, 0, len(hit))
+            hits.append(
+                hit & np.array([self._failed.get((group, key), 0.0) <= now for key in keys], dtype=bool)
+            )
+        return hits
 
     def close(self, timeout: float) -> None:
         """Ends the thread; a look-up under way is waited for up to `timeout` seconds."""
@@ -133,17 +139,20 @@ class LookupService:
 
     def _run(self) -> None:
         while (lookup := self._queue.get()) is not _STOP:
-            hit, pins = self._guard.run("lookup", lambda: self._answer(lookup.keys), lambda: (None, []))
-            lookup.answer(np.zeros(len(lookup.keys), dtype=bool) if hit is None else hit, pins, self._clock())
+            self._serve(lookup)
 
-    def _answer(self, keys: list[bytes]) -> tuple[NDArray[np.bool_] | None, list[Any]]:
-        statuses, pins = self._ask(keys)
-        if not statuses:
-            return None, pins
-        if any((status == PageStatus.DIRECTORY_DOWN).any() for status in statuses):
-            self._down_until = self._clock() + self._pause
-        hit = np.logical_and.reduce([status == PageStatus.HIT for status in statuses])
-        for status in statuses:
-            for reason, count in zip(*np.unique(status[: len(keys)], return_counts=True), strict=True):
+    def _serve(self, lookup: PrefixLookup) -> None:
+        answer = self._guard.run("lookup", lambda: self._ask(lookup.keys), lambda: None)
+        if answer is None:
+            lookup.answer([np.zeros(0, dtype=bool)] * len(self._groups.all), [], self._clock())
+            return
+        self._count(answer)
+        lookup.seconds = answer.seconds
+        lookup.answer(answer.hits, answer.pins, self._clock())
+
+    def _count(self, answer: Answer) -> None:
+        for status in answer.statuses:
+            if (status == PageStatus.DIRECTORY_DOWN).any():
+                self._down_until = self._clock() + self._pause
+            for reason, count in zip(*np.unique(status, return_counts=True), strict=True):
                 self._guard.count(f"lookup.{PageStatus(int(reason)).name.lower()}", int(count))
-        return hit, pins

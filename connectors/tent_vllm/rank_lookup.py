@@ -1,4 +1,7 @@
-"""Asks the store for pages in the namespaces of all ranks of a server: a block is there when every shard of it is."""
+"""Asks the store for pages in the namespaces of all ranks and KV-cache groups of a server.
+
+A block is there when every rank's shard of it is.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,68 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tent_core.store.reason import PageStatus
+
+from .groups import Groups
 from .handle import StoreHandle
-from .plan import RankPages
+from .plan import GroupPages, RankPages
+
+
+class Answer:
+    """What is there of one request's pages."""
+
+    def __init__(self) -> None:
+        self.hits: list[NDArray[np.bool_]] = []
+        """By group: whether a block of it is there on every rank."""
+        self.statuses: list[NDArray[np.uint8]] = []
+        self.seconds = 0.0
+        """What getting all that is there would take: groups one after the other, ranks at once."""
+        self.pins: list[Any] = []
+
+    def add(self, group: int, status: NDArray[np.uint8], pin: Any) -> None:
+        """One rank's answer for one group; groups come in order the first time."""
+        hit = status == PageStatus.HIT
+        if group < len(self.hits):
+            self.hits[group] = self.hits[group] & hit
+        else:
+            self.hits.append(hit)
+        self.statuses.append(status)
+        self.pins.append(pin)
 
 
 class RankLookup:
     """Does directory I/O: for the look-up thread. `clear` and `generations` may be called from another."""
 
-    def __init__(self, handle: StoreHandle, pages: list[RankPages], pin_ms: int) -> None:
+    def __init__(self, handle: StoreHandle, groups: Groups, pages: list[RankPages], pin_ms: int) -> None:
         self._handle = handle
-        self._pages = pages
+        self._groups = groups
+        self._ranks = len(pages)
+        self._pages: list[tuple[int, GroupPages]] = [
+            (index, named) for rank in pages for index, named in enumerate(rank.groups)
+        ]
         self._pin_ms = pin_ms
         self._store: Any = None
         self._namespaces: list[Any] = []
 
-    def __call__(self, keys: list[bytes]) -> tuple[list[NDArray[np.uint8]], list[Any]]:
-        """(a status per key for each rank, the pins to release). Nothing when there is no store yet."""
+    def __call__(self, keys: list[bytes]) -> Answer | None:
+        """For the hashes of a request's units. None when there is no store yet."""
         store = self._handle.store
         if store is None:
-            return [], []
-        statuses, pins = [], []
-        for rank, namespace in zip(self._pages, self._named(store), strict=True):
-            lookup = store.lookup(namespace, keys, lengths=rank.page_bytes, pin_ms=self._pin_ms)
-            statuses.append(np.asarray(lookup.status))
-            pins.append(lookup)
-        return statuses, pins
+            return None
+        answer = Answer()
+        expected = [0.0] * self._ranks
+        for i, ((group, named), namespace) in enumerate(zip(self._pages, self._named(store), strict=True)):
+            own = self._groups.keys(keys, group, 0, len(keys) // self._groups.scale(group))
+            lookup = store.lookup(namespace, own, lengths=named.page_bytes, pin_ms=self._pin_ms)
+            answer.add(group, np.asarray(lookup.status), lookup)
+            expected[i // len(self._groups.all)] += store.predict_get(lookup)
+        answer.seconds = max(expected, default=0.0)
+        return answer
 
     def _named(self, store: Any) -> list[Any]:
-        """The ranks' namespaces in `store`, which may be another one than the last time."""
+        """The namespaces in `store`, which may be another one than the last time."""
         if store is not self._store:
-            self._namespaces = [store.namespace(rank.fields) for rank in self._pages]
+            self._namespaces = [store.namespace(named.fields) for _, named in self._pages]
             self._store = store  # last: `generations` looks at it first
         return self._namespaces
 
@@ -52,7 +87,7 @@ class RankLookup:
         store = self._handle.store
         if store is None:
             return False
-        for rank in self._pages:
+        for _, named in self._pages:
             # Not the ones kept for look-ups: this may be another thread.
-            store.clear(store.namespace(rank.fields))
+            store.clear(store.namespace(named.fields))
         return True

@@ -2,43 +2,59 @@
 
 Knows vLLM's requests and scheduler output by their attributes only, does no I/O, and runs on one thread, vLLM's.
 
-Correctness rests on four rules.
+Correctness rests on five rules.
 - What is loaded is counted from the `local` tokens that vLLM named when it asked, never guessed from its blocks.
 - A promise made is kept or confessed: blocks that vLLM counts as loaded are in the next plan, whatever happens.
 - A block is saved once it is full of tokens that are known, in the step that fills it.
 - Nothing is saved that may rest on pages that never came: see `StepPlan.epoch`; where the worker cannot know by itself
   (several ranks, somebody else's loads), saving waits until the step's outcome is here.
+- Where one block's loss cannot be mended by computing from it on (attention with a window: what lies before is gone),
+  loads run beside the steps and fail as a whole.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .costs import Costs
+from .groups import Groups
 from .guard import Guard
+from .history import History
 from .lookups import LookupService, PrefixLookup
-from .plan import StepPlan, StepReport
+from .plan import Fetch, Pages, StepPlan, WorkerTold
 from .settings import Settings
 
 _KEPT_STEPS = 64
+# Steps of fewer prompt tokens say nothing about the speed of prefill.
+_PREFILL_TOKENS = 64
+# A load that takes so many times as long as computing its tokens is given up, but none is before the second time.
+_PATIENCE, _LEAST_PATIENCE_S = 2.0, 0.1
+_PROBE_BLOCKS = 4
+
+Places = list[tuple[bytes, int, int]]  # (key, block, group)
 
 
 @dataclass
 class _Tracked:
-    """One request between its arrival and its end. Counts are of blocks."""
+    """One request between its arrival and its end. Counts are of units: the tokens of a block hash."""
 
     request: Any
     lookup: PrefixLookup | None = None
     offered_at: float | None = None
     local: int = 0
     saved: int = 0
+    beside: bool = False
+    """What was offered last is to be loaded beside the steps."""
     matched: bool = False
     """vLLM asked for a match since it last allocated: the next allocation is an admission."""
+    held: tuple[int, ...] = ()
+    """By group, how many blocks it had after the last allocation."""
 
 
 @dataclass
@@ -54,7 +70,7 @@ class _Step:
 class SchedulerSide:
     def __init__(
         self,
-        block_size: int,
+        groups: Groups,
         settings: Settings,
         guard: Guard,
         *,
@@ -64,7 +80,7 @@ class SchedulerSide:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`loads`, `saves`: what vLLM's kv_role allows. `ranks`: workers of the server."""
-        self._block_size = block_size
+        self._groups = groups
         self._settings = settings
         self._guard = guard
         self._loads = loads
@@ -73,21 +89,29 @@ class SchedulerSide:
         self._clock = clock
         self._requests: dict[str, _Tracked] = {}
         self._lookups: LookupService | None = None
+        self._page_bytes: Sequence[int] = [0] * len(groups.all)
         self._manager: Any = None
-        self._plan = StepPlan()
+        self._loading_places: Places = []
+        self._fetches: list[Fetch] = []
         self._step = _Step(1)
         self._steps: deque[_Step] = deque(maxlen=_KEPT_STEPS)
         self._reused: list[int] = []
         self._admitted: set[str] = set()
+        self._busy = False
         self._epoch = 0
         self._settled = 0
         """The last step whose outcome is known."""
         self._blind = 0
         """The last step in which a load may have failed without this rank's worker knowing."""
+        self.costs = Costs(clock)
+        self.history = History()
 
-    def serve(self, lookups: LookupService) -> None:
-        """From now on look-ups can be made: the workers have said how their pages are named."""
+    def serve(self, lookups: LookupService, page_bytes: Sequence[int] = ()) -> None:
+        """From now on look-ups can be made: the workers have said how their pages are named. `page_bytes`: of a block
+        by group, over all ranks."""
         self._lookups = lookups
+        if page_bytes:
+            self._page_bytes = page_bytes
 
     def bind_manager(self, manager: Any) -> None:
         """vLLM's KV-cache manager, asked for a request's block ids."""
@@ -102,31 +126,81 @@ class SchedulerSide:
             self._submit(tracked)
 
     def matched_tokens(self, request: Any, computed: int) -> tuple[int | None, bool]:
-        """Tokens to load beyond the `computed` ones; None: ask again. Never True: loads are part of the step."""
+        """(tokens to load beyond the `computed` ones, whether beside the steps). None: ask again."""
         tracked = self._track(request)
-        tracked.local = computed // self._block_size
+        story = self.history.of(request.request_id)
+        story.prompt, story.local = int(request.num_tokens), computed
+        tracked.local = computed // self._groups.unit
         tracked.matched = True
-        if not self._wants_lookup(request) or self._usable_end(request) <= tracked.local:
+        tracked.beside = False
+        if not self._wants_lookup(request):
+            story.why = "not looked up: every token has to be computed, or the prompt is shorter than a block"
+            return 0, False
+        if self._usable_end(request) <= tracked.local:
+            story.why = "all of it that can be loaded is in vLLM's own cache"
             return 0, False
         lookup = self._current_lookup(tracked)
         if lookup is None:
             return 0, False
         if not lookup.done:
             return self._not_yet(tracked, lookup)
-        pages = self._lookups.usable(lookup, tracked.local, self._usable_end(request)) if self._lookups else 0
-        return pages * self._block_size, False
+        return self._offer(tracked, lookup)
+
+    def _offer(self, tracked: _Tracked, lookup: PrefixLookup) -> tuple[int, bool]:
+        assert self._lookups is not None
+        groups, start = self._groups, tracked.local
+        story = self.history.of(tracked.request.request_id)
+        if tracked.offered_at is not None:
+            story.waited_ms = round((self._clock() - tracked.offered_at) * 1000, 3)
+        units = self._lookups.usable(lookup, start, self._usable_end(tracked.request))
+        story.found = units * groups.unit
+        if not units:
+            story.why = (
+                "not in the pool" if not story.local else "nothing beyond the local prefix in the pool"
+            )
+            return 0, False
+        nbytes = self._bytes(start, start + units)
+        if self._settings.load_when_faster and not self._pays(lookup, units, nbytes):
+            if not self.costs.probe_due():
+                self._guard.count("lookup.not_worth_it", units)
+                story.why = "computing it is faster than loading it"
+                return 0, False
+            self._guard.count("lookup.probe")
+            least = self._lookups.usable(
+                lookup, start, min(start + units, start + _PROBE_BLOCKS * groups.step)
+            )
+            units = least or units
+        tracked.beside = not groups.plain or (
+            self._settings.async_load and self._busy and nbytes >= self._settings.async_load_bytes
+        )
+        story.why = "found in the pool" + (", loaded beside the steps" if tracked.beside else "")
+        return units * groups.unit, tracked.beside
+
+    def _pays(self, lookup: PrefixLookup, units: int, nbytes: int) -> bool:
+        everything = self._bytes(0, len(lookup.keys))
+        predicted = lookup.seconds * min(1.0, nbytes / everything) if everything else 0.0
+        return self.costs.pays(units * self._groups.unit, nbytes, predicted)
+
+    def _bytes(self, start: int, end: int) -> int:
+        """Bytes that a hit of units `start` … `end` loads, over all ranks."""
+        total = 0
+        for index, group in enumerate(self._groups.all):
+            scale = self._groups.scale(index)
+            first = int(group.first_needed(np.array([end * self._groups.unit]))[0])
+            total += max(0, end // scale - max(first, start // scale)) * self._page_bytes[index]
+        return total
 
     def _wants_lookup(self, request: Any) -> bool:
         return (
             self._loads
             and self._lookups is not None
             and not getattr(request, "skip_reading_prefix_cache", False)
-            and self._usable_end(request) > 0
+            and self._usable_end(request) >= self._groups.step
         )
 
     def _usable_end(self, request: Any) -> int:
-        """Full blocks of the request that may be loaded: one token at least is left to compute."""
-        return min((int(request.num_tokens) - 1) // self._block_size, len(request.block_hashes))
+        """Full units of the request that may be loaded: one token at least is left to compute."""
+        return min((int(request.num_tokens) - 1) // self._groups.unit, len(request.block_hashes))
 
     def _submit(self, tracked: _Tracked) -> PrefixLookup | None:
         if self._lookups is None:
@@ -151,62 +225,94 @@ class SchedulerSide:
         if tracked.offered_at is None:
             tracked.offered_at = now
         waited = now - tracked.offered_at
+        story = self.history.of(tracked.request.request_id)
+        story.waited_ms = round(waited * 1000, 3)
         assert self._lookups is not None
         if self._lookups.directory_down:
             self._guard.count("lookup.not_waited")
+            story.why = "the directory is down"
             return 0, False
         if waited * 1000 >= self._settings.lookup_wait_ms:
             self._guard.count("lookup.too_slow")
             self._guard.warn(
                 "slow", "a look-up took longer than %d ms: computed instead", self._settings.lookup_wait_ms
             )
+            story.why = "its look-up took too long"
             return 0, False
         return None, False
 
     def allocated(self, request: Any, blocks: Any, external: int) -> None:
         """vLLM gave the request blocks and counts `external` tokens beyond the local ones as loaded by us."""
         tracked = self._track(request)
-        ids: list[int] = blocks.get_block_ids()[0]
-        self._reused += ids[tracked.local :]
+        ids: Sequence[list[int]] = blocks.get_block_ids()
         if external > 0:
-            end = tracked.local + external // self._block_size
-            self._plan.load_keys += [bytes(key) for key in request.block_hashes[tracked.local : end]]
-            self._step.loads.append((request.request_id, tracked.local, ids[tracked.local : end]))
+            self._promise(tracked, ids, external // self._groups.unit)
+        for group, own in enumerate(ids):
+            known = (
+                tracked.local // self._groups.scale(group) if tracked.matched else self._held(tracked, group)
+            )
+            self._reused += [block for block in own[known:] if block]
+        tracked.held = tuple(len(own) for own in ids)
         if tracked.matched:
             tracked.matched = False
             self._admitted.add(request.request_id)
-            tracked.saved = tracked.local + external // self._block_size
+            tracked.saved = tracked.local + external // self._groups.unit
             if tracked.lookup is not None and external <= 0:
                 tracked.lookup.drop()
                 tracked.lookup = None
+
+    @staticmethod
+    def _held(tracked: _Tracked, group: int) -> int:
+        return tracked.held[group] if group < len(tracked.held) else 0
+
+    def _promise(self, tracked: _Tracked, ids: Sequence[list[int]], units: int) -> None:
+        """These blocks will be loaded, in the step or beside it. Block 0 is vLLM's stand-in for what nobody needs."""
+        groups, start, req_id = self._groups, tracked.local, tracked.request.request_id
+        places: Places = []
+        for group, own in enumerate(ids):
+            first, last = start // groups.scale(group), (start + units) // groups.scale(group)
+            keys = groups.keys(tracked.request.block_hashes, group, first, last)
+            places += [(key, block, group) for key, block in zip(keys, own[first:last], strict=True) if block]
+        self.history.of(req_id).loaded = units * groups.unit
+        if tracked.beside:
+            self._fetches.append(Fetch(req_id, _pages(places)))
+        else:
+            self._loading_places += places
+            self._step.loads.append((req_id, start, [block for _, block, _ in places]))
 
     # ---- each step
 
     def build_plan(self, output: Any) -> StepPlan:
         """The step's plan. A fault in planning saves loses saves, never a load that was promised."""
-        plan, step = self._plan, self._step
-        self._plan, self._step = StepPlan(), _Step(step.number + 1)
+        plan, step = StepPlan(), self._step
+        plan.load, self._loading_places = _pages(self._loading_places), []
+        plan.fetches, self._fetches = self._fetches, []
+        self._step = _Step(step.number + 1)
         plan.step, plan.epoch = step.number, self._epoch
-        plan.load_blocks = np.array([block for _, _, ids in step.loads for block in ids], dtype=np.int64)
-        saves = self._guard.run("plan", lambda: self._plan_saves(step, output), lambda: [])
-        plan.save_keys = [key for key, _ in saves]
-        plan.save_blocks = np.array([block for _, block in saves], dtype=np.int64)
+        plan.save = _pages(self._guard.run("plan", lambda: self._plan_saves(step, output), lambda: []))
         plan.reused = np.array(self._reused, dtype=np.int64)
         self._reused = []
         plan.report = bool(step.loads) or self._blind > self._settled
+        scheduled = getattr(output, "num_scheduled_tokens", None) or {}
+        plan.tokens = sum(scheduled.values())
+        prompts = sum(count for count in scheduled.values() if count > 1)
+        plan.prefill = prompts >= _PREFILL_TOKENS and prompts * 10 >= plan.tokens * 9
+        self._busy = bool(scheduled)
+        compute = self.costs.to_compute(len(plan.load) * self._groups.unit)
+        if compute and self._settings.load_when_faster:
+            plan.load_within = max(_LEAST_PATIENCE_S, _PATIENCE * compute)
         if step.loads or step.saved_before:
             self._steps.append(step)
         return plan
 
-    def _plan_saves(self, step: _Step, output: Any) -> list[tuple[bytes, int]]:
-        """(key, block) of what this step fills. Notes the blocks that it takes on the way."""
+    def _plan_saves(self, step: _Step, output: Any) -> Places:
+        """What this step fills. Notes the blocks that it takes on the way."""
         computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
         for i, req_id in enumerate(cached.req_ids):
             computed[req_id] = cached.num_computed_tokens[i]
-            fresh = cached.new_block_ids[i]
-            if fresh is not None:
-                self._reused += fresh[0]
+            for fresh in cached.new_block_ids[i] or ():
+                self._reused += fresh
         self._reused += getattr(output, "new_block_ids_to_zero", None) or ()
         admitted, self._admitted = self._admitted & computed.keys(), set()
         foreign = any(self._loaded_by_others(req_id, computed[req_id]) for req_id in admitted)
@@ -217,51 +323,95 @@ class SchedulerSide:
         if self._blind > self._settled:
             self._guard.count("save.postponed")
             return []
-        saves: list[tuple[bytes, int]] = []
+        saves: Places = []
         for req_id, scheduled in output.num_scheduled_tokens.items():
             tracked = self._requests.get(req_id)
             if tracked is not None and req_id in computed:
-                full = (computed[req_id] + scheduled) // self._block_size
+                full = (computed[req_id] + scheduled) // self._groups.unit
                 saves += self._fill(step, tracked, full, output)
         return saves
 
     def _loaded_by_others(self, req_id: str, computed: int) -> bool:
         """Whether a request just admitted counts more as computed than was here or came through us."""
         tracked = self._requests.get(req_id)
-        return tracked is not None and computed // self._block_size > tracked.saved
+        return tracked is not None and computed // self._groups.unit > tracked.saved
 
-    def _fill(self, step: _Step, tracked: _Tracked, full: int, output: Any) -> list[tuple[bytes, int]]:
+    def _fill(self, step: _Step, tracked: _Tracked, full: int, output: Any) -> Places:
         """The blocks of one request that are full after this step and not saved yet."""
         hashes = tracked.request.block_hashes
         full = min(full, len(hashes))
         if full <= tracked.saved:
             return []
         req_id = tracked.request.request_id
-        ids = self._block_ids(req_id, output)[tracked.saved : full]
-        keys = [bytes(key) for key in hashes[tracked.saved : full]]
+        ids = self._block_ids(req_id, output)
+        places: Places = []
+        for group, own in enumerate(ids):
+            scale = self._groups.scale(group)
+            first, last = tracked.saved // scale, full // scale
+            keys = self._groups.keys(hashes, group, first, last)
+            # Block 0 is vLLM's stand-in for blocks that hold nothing, or left the window already.
+            places += [(key, block, group) for key, block in zip(keys, own[first:last], strict=True) if block]
         step.saved_before.setdefault(req_id, tracked.saved)
         tracked.saved = full
-        # Block 0 is vLLM's stand-in for blocks that hold nothing.
-        return [(key, block) for key, block in zip(keys, ids, strict=True) if block]
+        return places
 
-    def _block_ids(self, req_id: str, output: Any) -> list[int]:
+    def _block_ids(self, req_id: str, output: Any) -> Sequence[list[int]]:
         state = getattr(output, "kv_connector_block_state", None)
         resolve = self._manager.get_block_ids if state is None else state.resolve_block_ids
-        ids: list[int] = resolve(req_id)[0]
+        ids: Sequence[list[int]] = resolve(req_id)
         return ids
 
-    def outcome(self, report: StepReport | None, invalid: set[int]) -> None:
-        """What came of a step. vLLM has taken the consequences of `invalid` blocks already."""
+    # ---- what came of it
+
+    def outcome(
+        self,
+        told: WorkerTold | None,
+        invalid: set[int],
+        fetched: Sequence[str] = (),
+        failed: Sequence[str] = (),
+    ) -> None:
+        """What came of a step. vLLM takes the consequences of `invalid` blocks, and of fetches that have ended."""
+        report = told.report if told is not None else None
         if invalid:
             self._guard.count("load.failed_steps")
             self._epoch += 1
+            self._guard.run("evict", lambda: self._evict(invalid), lambda: None)
             self._undo(report.step if report is not None else 0, invalid)
+        if told is not None:
+            self._learn(told)
+        for req_id in fetched:
+            self._drop_lookup(req_id)
+            if req_id in failed:
+                self._guard.count("load.failed_fetches")
+                self._confess(req_id, self.history.of(req_id).loaded)
         if report is None:
             return
         self._settled = max(self._settled, report.step)
         while self._steps and self._steps[0].number <= report.step:
             for req_id, _, _ in self._steps.popleft().loads:
                 self._drop_lookup(req_id)
+
+    def _evict(self, invalid: set[int]) -> None:
+        """vLLM leaves blocks whose load failed, and what was computed on them, in its prefix cache until the request
+        has computed them anew. Were it aborted or preempted before that, the next one would find rubbish there."""
+        spoiled = set(invalid)
+        for req_id in self._requests:
+            own = self._manager.get_block_ids(req_id)[0]
+            first = next((i for i, block in enumerate(own) if block in invalid), len(own))
+            spoiled.update(block for block in own[first:] if block)
+        self._manager.evict_blocks(spoiled)
+
+    def _learn(self, told: WorkerTold) -> None:
+        self.costs.computed(told.prefill_tokens, told.prefill_seconds)
+        self.costs.loaded(told.load_bytes, told.load_seconds)
+        if self._lookups is not None:
+            for group, key in told.lost:
+                self._lookups.failed(group, [key])
+
+    def _confess(self, req_id: str, tokens: int) -> None:
+        story = self.history.of(req_id)
+        story.lost += tokens
+        story.why = "found in the pool, and not delivered: computed after all"
 
     def _undo(self, first: int, invalid: set[int]) -> None:
         """From step `first` on nothing was saved, and the pages of `invalid` blocks are not what they should be."""
@@ -275,8 +425,9 @@ class SchedulerSide:
                 lost = [start + i for i, block in enumerate(ids) if block in invalid]
                 if lost and (tracked := self._requests.get(req_id)) is not None:
                     tracked.saved = min(tracked.saved, lost[0])
+                    self._confess(req_id, len(lost) * self._groups.unit)
                     if self._lookups is not None:
-                        self._lookups.failed([bytes(tracked.request.block_hashes[i]) for i in lost])
+                        self._lookups.failed(0, [bytes(tracked.request.block_hashes[i]) for i in lost])
 
     # ---- the end
 
@@ -306,3 +457,11 @@ class SchedulerSide:
         if tracked is not None and tracked.lookup is not None:
             tracked.lookup.drop()
             tracked.lookup = None
+
+
+def _pages(places: Places) -> Pages:
+    if not places:
+        return Pages()
+    keys, blocks, groups = zip(*places, strict=True)
+    own = np.array(groups, dtype=np.int64)
+    return Pages(list(keys), np.array(blocks, dtype=np.int64), own if own.any() else None)

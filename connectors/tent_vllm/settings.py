@@ -37,6 +37,13 @@ class Settings:
     """Saves under way at once; a step that finds more is not saved."""
     failed_page_ms: int = 5000
     """A page that failed to load is not offered again for so long."""
+    load_when_faster: bool = True
+    """Offer a hit only when loading it is expected to take less time than computing it."""
+    async_load: bool = True
+    """Load large hits beside the steps while other requests run, so that nobody waits for them. Models with several
+    kinds of attention always load so."""
+    async_load_bytes: int = 4 << 20
+    """A hit from this size on is large."""
     shutdown_ms: int = 2000
     """Longest time a server that ends waits for its saves."""
     model_id: str = ""

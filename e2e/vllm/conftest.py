@@ -163,7 +163,7 @@ def servers(model: Path, directory: Server, tmp_path_factory: pytest.TempPathFac
         "directory": {"url": directory.url, "timeout_ms": 2000},
         "store": {"capacity": "256MiB", "extent": "16MiB"},
         "shm": {"enabled": False},
-        "vllm": {"lookup_wait_ms": 5000},
+        "vllm": {"lookup_wait_ms": 5000, "load_when_faster": False},
     }
     port = free_port()
     behind_relay = {**config, "node": {"port": port, "bind": ["127.0.0.1"], "advertise": ["127.0.0.2"]}}

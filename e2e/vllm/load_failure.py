@@ -34,9 +34,10 @@ def lose_pages(lost: list[int]) -> None:
 
     def load_and_lose(self: Any, plan: Any) -> set[int]:
         failed = load(self, plan)
-        blocks = plan.load_blocks[[i for i in lost if i < len(plan.load_blocks)]]
-        for row in self._layout.addresses(blocks):
-            for address, length in zip(row, self._layout.lengths, strict=True):
+        blocks = plan.load.blocks[[i for i in lost if i < len(plan.load)]]
+        layout = self._pages._layouts[0]
+        for row in layout.addresses(blocks):
+            for address, length in zip(row, layout.lengths, strict=True):
                 ctypes.memset(int(address), 0x3F, int(length))
         return failed | set(blocks.tolist())
 

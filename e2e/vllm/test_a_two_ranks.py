@@ -18,7 +18,7 @@ def test_both_ranks_load_what_both_have_stored(model: Path, tmp_path: Path) -> N
     config = {
         "directory": {"embedded_dir": str(tmp_path / "directory"), "timeout_ms": 5000},
         "store": {"capacity": "64MiB", "extent": "16MiB"},
-        "vllm": {"lookup_wait_ms": 30000},
+        "vllm": {"load_when_faster": False, "lookup_wait_ms": 30000},
     }
     ranks = ["--distributed-executor-backend", "mp", "--tensor-parallel-size", "2"]
     with VllmServer(sys.executable, model, tmp_path / "log") as server:

@@ -21,7 +21,7 @@ def test_lost_pages_are_recomputed(model: Path, tmp_path: Path) -> None:
     config = {
         "directory": {"embedded_dir": str(tmp_path / "directory"), "timeout_ms": 5000},
         "store": {"capacity": "64MiB", "extent": "16MiB"},
-        "vllm": {"lookup_wait_ms": 30000, "failed_page_ms": 600000},
+        "vllm": {"load_when_faster": False, "lookup_wait_ms": 30000, "failed_page_ms": 600000},
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(model)],

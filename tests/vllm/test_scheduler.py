@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from tent_core.store.reason import PageStatus
+from tent_vllm.groups import Group, Groups
 from tent_vllm.guard import Guard
 from tent_vllm.lookups import LookupService
-from tent_vllm.plan import StepPlan, StepReport
+from tent_vllm.plan import StepPlan, StepReport, WorkerTold
+from tent_vllm.rank_lookup import Answer
 from tent_vllm.scheduler import SchedulerSide
 from tent_vllm.settings import Settings
 
 BLOCK = 4
+GROUPS = Groups(BLOCK, (Group("FullAttentionSpec", BLOCK),))
 SETTINGS = Settings(lookup_wait_ms=200, pin_ms=5000, failed_page_ms=5000)
 
 
@@ -47,11 +50,13 @@ class Directory:
         self.pins: list[Pin] = []
         self.miss = PageStatus.ABSENT
 
-    def __call__(self, keys: list[bytes]) -> tuple[list[Any], list[Any]]:
+    def __call__(self, keys: list[bytes]) -> Answer:
         assert self.open.wait(10)
         status = [PageStatus.HIT if key in self.pages else self.miss for key in keys]
         self.pins.append(Pin())
-        return [np.array(status, dtype=np.uint8)], [self.pins[-1]]
+        answer = Answer()
+        answer.add(0, np.array(status, dtype=np.uint8), self.pins[-1])
+        return answer
 
 
 @dataclass
@@ -93,6 +98,10 @@ class Output:
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
 
 
+def told(plan: StepPlan, *, failed: bool) -> WorkerTold:
+    return WorkerTold(report=StepReport(plan.step, failed))
+
+
 class Bench:
     """A scheduler's side, a directory, and block tables."""
 
@@ -101,14 +110,20 @@ class Bench:
         self.directory = Directory()
         self.guard = Guard()
         self.tables: dict[str, list[int]] = {}
+        self.evicted: set[int] = set()
         options: dict[str, Any] = {"loads": True, "saves": True, "ranks": 1} | kwargs
-        self.side = SchedulerSide(BLOCK, SETTINGS, self.guard, clock=self.clock, **options)
-        self.lookups = LookupService(self.directory, self.guard, pause=1.0, failed_for=5.0, clock=self.clock)
+        self.side = SchedulerSide(GROUPS, SETTINGS, self.guard, clock=self.clock, **options)
+        self.lookups = LookupService(
+            self.directory, self.guard, GROUPS, pause=1.0, failed_for=5.0, clock=self.clock
+        )
         self.side.serve(self.lookups)
         self.side.bind_manager(self)
 
     def get_block_ids(self, req_id: str) -> tuple[list[int]]:
-        return (self.tables[req_id],)
+        return (self.tables.get(req_id, []),)
+
+    def evict_blocks(self, blocks: set[int]) -> None:
+        self.evicted |= blocks
 
     def match(self, request: Request, local: int = 0) -> int | None:
         """Ask until there is an answer, as vLLM does; None when the clock must move for one."""
@@ -154,15 +169,15 @@ def test_a_cold_prompt_is_saved_as_its_blocks_fill(bench: Bench) -> None:
     assert bench.match(request) == 0
     bench.admit(request, [5, 6, 7], 0)
     plan = bench.step_new(request, 0, 6)
-    assert (plan.save_keys, plan.save_blocks.tolist()) == ([b"a0"], [5])
+    assert (plan.save.keys, plan.save.blocks.tolist()) == ([b"a0"], [5])
     assert set(plan.reused.tolist()) == {5, 6, 7}
     plan = bench.step_old(request, 6, 4)
-    assert (plan.save_keys, plan.save_blocks.tolist()) == ([b"a1"], [6])
+    assert (plan.save.keys, plan.save.blocks.tolist()) == ([b"a1"], [6])
     # Decoding fills the third block with tokens that are known by then.
     request.num_tokens = 12
-    assert bench.step_old(request, 10, 1).save_keys == []
+    assert bench.step_old(request, 10, 1).save.keys == []
     plan = bench.step_old(request, 11, 1)
-    assert (plan.save_keys, plan.save_blocks.tolist()) == ([b"a2"], [7])
+    assert (plan.save.keys, plan.save.blocks.tolist()) == ([b"a2"], [7])
 
 
 def test_draft_tokens_do_not_fill_a_block(bench: Bench) -> None:
@@ -170,7 +185,7 @@ def test_draft_tokens_do_not_fill_a_block(bench: Bench) -> None:
     bench.match(request)
     bench.admit(request, [5, 6], 0)
     # Six known tokens and two drafts are scheduled: the second block is full of guesses.
-    assert bench.step_new(request, 0, 8).save_keys == [b"a0"]
+    assert bench.step_new(request, 0, 8).save.keys == [b"a0"]
 
 
 def test_a_hit_is_loaded_after_the_local_tokens_and_leaves_one_to_compute(bench: Bench) -> None:
@@ -181,10 +196,10 @@ def test_a_hit_is_loaded_after_the_local_tokens_and_leaves_one_to_compute(bench:
     assert bench.match(request, local=4) == 4
     bench.admit(request, [3, 8, 9], 4)
     plan = bench.step_new(request, 8, 4)
-    assert (plan.load_keys, plan.load_blocks.tolist()) == ([b"a1"], [8])
+    assert (plan.load.keys, plan.load.blocks.tolist()) == ([b"a1"], [8])
     assert plan.report
     # What was loaded is not saved again; what was computed is.
-    assert (plan.save_keys, plan.save_blocks.tolist()) == ([b"a2"], [9])
+    assert (plan.save.keys, plan.save.blocks.tolist()) == ([b"a2"], [9])
     # Local hits keep their owner.
     assert 3 not in plan.reused
 
@@ -235,7 +250,7 @@ def test_roles(loads: bool, saves: bool) -> None:
     external = bench.match(request)
     assert external == (4 if loads else 0)
     bench.admit(request, [1, 2, 3], external or 0)
-    assert bool(bench.step_new(request, external or 0, 12 - (external or 0)).save_keys) == saves
+    assert bool(bench.step_new(request, external or 0, 12 - (external or 0)).save.keys) == saves
     bench.side.close(10)
 
 
@@ -245,12 +260,14 @@ def test_a_failed_load_takes_back_what_was_saved_and_is_not_offered_again(bench:
     assert bench.match(request) == 8
     bench.admit(request, [1, 2, 3, 4], 8)
     plan = bench.step_new(request, 8, 8)
-    assert plan.save_keys == [b"a2", b"a3"]
-    bench.side.outcome(StepReport(plan.step, failed=True), {2})
+    assert plan.save.keys == [b"a2", b"a3"]
+    bench.side.outcome(told(plan, failed=True), {2})
+    # What was made on it is not to be found in vLLM's own cache.
+    assert bench.evicted == {2, 3, 4}
     # vLLM goes back to the first block that did not come; all from there on is saved when it is computed.
     again = bench.step_old(request, 4, 12)
     assert again.epoch > plan.epoch
-    assert again.save_keys == [b"a1", b"a2", b"a3"]
+    assert again.save.keys == [b"a1", b"a2", b"a3"]
     other = Request("a-other", 16)
     assert bench.match(other) == 4
     bench.clock.now += 5.1
@@ -267,7 +284,7 @@ def test_pins_are_given_back(bench: Bench) -> None:
     bench.admit(missed, [3, 4], 0)
     assert [pin.released for pin in bench.directory.pins] == [0, 1, 0]
     plan = bench.step_new(loaded, 4, 4)
-    bench.side.outcome(StepReport(plan.step, failed=False), set())
+    bench.side.outcome(told(plan, failed=False), set())
     assert [pin.released for pin in bench.directory.pins] == [1, 1, 0]
     bench.side.finished(aborted)
     bench.side.finished(loaded)
@@ -291,10 +308,10 @@ def test_with_several_ranks_saves_wait_for_the_loads_outcome() -> None:
     assert bench.match(request) == 4
     bench.admit(request, [1, 2, 3, 4], 4)
     plan = bench.step_new(request, 4, 9)
-    assert plan.save_keys == []
-    assert bench.step_old(request, 13, 1).save_keys == []
-    bench.side.outcome(StepReport(plan.step, failed=False), set())
-    assert bench.step_old(request, 14, 1).save_keys == [b"a1", b"a2"]
+    assert plan.save.keys == []
+    assert bench.step_old(request, 13, 1).save.keys == []
+    bench.side.outcome(told(plan, failed=False), set())
+    assert bench.step_old(request, 14, 1).save.keys == [b"a1", b"a2"]
     bench.side.close(10)
 
 
@@ -304,10 +321,10 @@ def test_what_somebody_else_loads_is_not_saved_before_its_outcome(bench: Bench) 
     bench.admit(request, [1, 2, 3, 4], 0)
     # Eight tokens are computed already, and none of them came from here.
     plan = bench.step_new(request, 8, 5)
-    assert plan.save_keys == []
+    assert plan.save.keys == []
     assert plan.report
-    bench.side.outcome(StepReport(plan.step, failed=False), set())
-    assert bench.step_old(request, 13, 1).save_keys == [b"a0", b"a1", b"a2"]
+    bench.side.outcome(told(plan, failed=False), set())
+    assert bench.step_old(request, 13, 1).save.keys == [b"a0", b"a1", b"a2"]
 
 
 def test_a_preempted_request_is_looked_up_and_saved_anew(bench: Bench) -> None:
@@ -319,8 +336,8 @@ def test_a_preempted_request_is_looked_up_and_saved_anew(bench: Bench) -> None:
     assert bench.match(request) == 8
     bench.admit(request, [7, 8, 9], 8)
     plan = bench.step_old(request, 8, 4, fresh=[7, 8, 9])
-    assert (plan.load_keys, plan.load_blocks.tolist()) == ([b"a0", b"a1"], [7, 8])
-    assert plan.save_blocks.tolist() == [9]
+    assert (plan.load.keys, plan.load.blocks.tolist()) == ([b"a0", b"a1"], [7, 8])
+    assert plan.save.blocks.tolist() == [9]
 
 
 @pytest.mark.protects("guard")
@@ -330,5 +347,5 @@ def test_invariant_7_a_fault_in_planning_loses_saves_and_keeps_loads(bench: Benc
     bench.match(request)
     bench.admit(request, [1, 2, 3], 4)
     plan = bench.side.build_plan(object())
-    assert (plan.load_keys, plan.load_blocks.tolist()) == ([b"a0"], [1])
+    assert (plan.load.keys, plan.load.blocks.tolist()) == ([b"a0"], [1])
     assert bench.guard.counts()["plan.faults"] == 1

@@ -11,6 +11,7 @@ import pytest
 
 from tent_core.errors import ConfigError, Unsupported
 from tent_vllm import plugin
+from tent_vllm.groups import read_groups
 from tent_vllm.identity import check_supported
 from tent_vllm.settings import Settings, split_extra_config
 
@@ -74,34 +75,47 @@ def test_mistakes_are_named_with_their_fix(section: Any, words: list[str]) -> No
 
 
 class FullAttentionSpec:
-    pass
+    block_size = 16
 
 
 class SlidingWindowSpec:
-    pass
+    block_size = 16
+    sliding_window = 40
+
+
+class MambaSpec:
+    block_size = 16
 
 
 def kv_config(*specs: object) -> Any:
-    return types.SimpleNamespace(kv_cache_groups=[types.SimpleNamespace(kv_cache_spec=s) for s in specs])
+    groups = [types.SimpleNamespace(kv_cache_spec=spec, layer_names=["l"]) for spec in specs]
+    return types.SimpleNamespace(kv_cache_groups=groups)
 
 
 def vllm_config(**parallel: int) -> Any:
     return types.SimpleNamespace(parallel_config=types.SimpleNamespace(**parallel))
 
 
-def test_full_attention_is_supported() -> None:
-    assert check_supported(vllm_config(), kv_config(FullAttentionSpec())) == "FullAttentionSpec"
+def test_what_is_supported() -> None:
+    check_supported(vllm_config(decode_context_parallel_size=1))
+    assert read_groups(kv_config(FullAttentionSpec()), 16).plain
+    hybrid = read_groups(kv_config(FullAttentionSpec(), SlidingWindowSpec()), 16)
+    assert [(group.full, group.window) for group in hybrid.all] == [(True, 0), (False, 40)]
+    assert not hybrid.plain
+    assert not read_groups(kv_config(SlidingWindowSpec()), 16).plain
 
 
-@pytest.mark.parametrize(
-    ("parallel", "specs"),
-    [
-        ({}, [FullAttentionSpec(), SlidingWindowSpec()]),
-        ({}, [SlidingWindowSpec()]),
-        ({}, []),
-        ({"decode_context_parallel_size": 2}, [FullAttentionSpec()]),
-    ],
-)
-def test_what_is_not_supported_is_refused_by_name(parallel: dict[str, int], specs: list[object]) -> None:
+@pytest.mark.parametrize("specs", [[FullAttentionSpec(), MambaSpec()], [MambaSpec()], []])
+def test_what_is_not_supported_is_refused_by_name(specs: list[object]) -> None:
     with pytest.raises(Unsupported, match="TentConnector does not"):
-        check_supported(vllm_config(**parallel), kv_config(*specs))
+        read_groups(kv_config(*specs), 16)
+
+
+def test_context_parallelism_is_refused() -> None:
+    with pytest.raises(Unsupported, match="decode_context_parallel_size"):
+        check_supported(vllm_config(decode_context_parallel_size=2))
+
+
+def test_blocks_that_are_no_multiple_of_a_hash_are_refused() -> None:
+    with pytest.raises(Unsupported, match="no multiple of a hash of 12"):
+        read_groups(kv_config(FullAttentionSpec()), 12)

