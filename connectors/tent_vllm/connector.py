@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +15,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
     SupportsHMA,
 )
+from vllm.logger import init_logger
 from vllm.version import __version__ as vllm_version
 
 from tent_core.errors import Unsupported
 
 from . import handle as handles
 from .backend import attention_backend, hash_unit, ranks_of_this_worker
+from .events import pool_events
 from .groups import Groups, read_groups
 from .guard import log
 from .identity import check_supported, namespace_fields
@@ -31,6 +34,7 @@ from .scheduler import SchedulerSide
 from .settings import split_extra_config
 from .stats import TentPromMetrics, TentStats
 from .store_pages import StorePages
+from .versions import unknown_calls
 from .worker import WorkerSide
 
 try:
@@ -44,6 +48,9 @@ try:
     _HIT_SOURCE = getattr(CacheHitSource, "P2P", None)
 except ImportError:
     _HIT_SOURCE = None
+
+
+_vllm_log = init_logger("vllm.tent")
 
 
 @dataclass
@@ -89,6 +96,12 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._pages: RankPages | None = None
         self._scheduler: SchedulerSide | None = None
         self._lookup: RankLookup | None = None
+        if unknown := unknown_calls(KVConnectorBase_V1):
+            log.warning(
+                "vLLM %s makes calls that TENT does not know and vLLM's defaults answer: %s",
+                vllm_version,
+                ", ".join(unknown),
+            )
         self._groups = self._check(vllm_config, kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
             _choose_recompute(transfer, self._settings.keep_failure_policy)
@@ -335,10 +348,20 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         failed = tuple(getattr(connector_output, "failed_recving", None) or ())
         self._guard.run("outcome", lambda: scheduler.outcome(told, invalid, fetched, failed), lambda: None)
 
+    def take_events(self) -> Iterable[Any]:
+        """For routers: blocks that went into the pool since the last time, and those found missing there."""
+        if self._scheduler is None:
+            return ()
+        stored, gone = self._scheduler.take_news()
+        return pool_events(stored, gone, self._vllm_config.cache_config.block_size)
+
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         scheduler = self._scheduler
         if scheduler is not None:
             self._guard.run("finished", lambda: scheduler.finished(request), lambda: None)
+            if self._settings.explain:
+                story = scheduler.history.of(request.request_id)
+                _vllm_log.info("TENT %s", story.in_words())
         # Saves read the blocks on until somebody else gets them: nothing needs to be held back.
         return False, None
 

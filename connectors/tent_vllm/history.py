@@ -29,6 +29,13 @@ class Story:
     """How long it waited for its look-up after its turn had come."""
     why: str = "waiting in vLLM's queue"
 
+    def in_words(self) -> str:
+        """One line for a log."""
+        return (
+            f"{self.request}: prompt {self.prompt}, local {self.local}, in the pool {self.found}, loaded "
+            f"{self.loaded}, lost {self.lost} tokens; waited {self.waited_ms:g} ms; {self.why}"
+        )
+
 
 class History:
     """For one thread; `rows` may be called by another."""

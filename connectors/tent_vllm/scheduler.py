@@ -36,6 +36,7 @@ _PREFILL_TOKENS = 64
 # A load that takes so many times as long as computing its tokens is given up, but none is before the second time.
 _PATIENCE, _LEAST_PATIENCE_S = 2.0, 0.1
 _PROBE_BLOCKS = 4
+_MOST_NEWS = 65536
 
 Places = list[tuple[bytes, int, int]]  # (key, block, group)
 
@@ -103,6 +104,8 @@ class SchedulerSide:
         """The last step whose outcome is known."""
         self._blind = 0
         """The last step in which a load may have failed without this rank's worker knowing."""
+        self._stored: list[bytes] = []
+        self._gone: list[bytes] = []
         self.costs = Costs(clock)
         self.history = History()
 
@@ -404,9 +407,22 @@ class SchedulerSide:
     def _learn(self, told: WorkerTold) -> None:
         self.costs.computed(told.prefill_tokens, told.prefill_seconds)
         self.costs.loaded(told.load_bytes, told.load_seconds)
+        self._stored += told.stored
+        for group, key in told.lost:
+            self._missing(group, key)
+
+    def _missing(self, group: int, key: bytes) -> None:
+        """A page that was promised and did not come."""
         if self._lookups is not None:
-            for group, key in told.lost:
-                self._lookups.failed(group, [key])
+            self._lookups.failed(group, [key])
+        if group == 0 and len(self._gone) < _MOST_NEWS:
+            self._gone.append(key)
+
+    def take_news(self) -> tuple[list[bytes], list[bytes]]:
+        """(keys of the first group's blocks that went into the pool, those that turned out not to be there)."""
+        news = self._stored, self._gone
+        self._stored, self._gone = [], []
+        return news
 
     def _confess(self, req_id: str, tokens: int) -> None:
         story = self.history.of(req_id)
@@ -426,8 +442,8 @@ class SchedulerSide:
                 if lost and (tracked := self._requests.get(req_id)) is not None:
                     tracked.saved = min(tracked.saved, lost[0])
                     self._confess(req_id, len(lost) * self._groups.unit)
-                    if self._lookups is not None:
-                        self._lookups.failed(0, [bytes(tracked.request.block_hashes[i]) for i in lost])
+                    for i in lost:
+                        self._missing(0, bytes(tracked.request.block_hashes[i]))
 
     # ---- the end
 

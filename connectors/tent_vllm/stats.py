@@ -10,6 +10,10 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
 
+from tent_core.store.reason import PageStatus
+
+# Counters of pages among those of look-ups; the others count requests.
+_ANSWERS = frozenset(status.name.lower() for status in PageStatus)
 _UNITS = ("bytes", "microseconds")
 
 
@@ -37,6 +41,11 @@ class TentStats(KVConnectorStats):  # type: ignore[misc]
         microseconds = self.data.get("load.microseconds", 0)
         if microseconds:
             line["tent.load.GB/s"] = round(self.data.get("load.bytes", 0) / microseconds / 1e3, 3)
+        asked = sum(
+            count for name, count in self.data.items() if name.startswith("lookup.") and name[7:] in _ANSWERS
+        )
+        if asked:
+            line["tent.hit_rate"] = round(self.data.get("lookup.hit", 0) / asked, 3)
         return line
 
 

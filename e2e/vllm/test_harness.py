@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 from support.vllm_bench import Shape, VllmBench, generate, write_model
+from tent_vllm.versions import unknown_calls
 
 SCHEDULES = int(os.environ.get("TENT_TEST_SCHEDULES", "12"))
 ALWAYS = {"load_when_faster": False, "failed_page_ms": 5}
@@ -194,4 +197,26 @@ def test_rubbish_of_a_failed_load_is_never_found_in_the_local_cache(
     bench.drain()
     assert bench.finished["next"] == generate(tokens, 4)
     bench.check_accounts()
+    bench.close()
+
+
+def test_every_call_of_this_vllm_is_known() -> None:
+    assert unknown_calls(KVConnectorBase_V1) == []
+
+
+def test_what_goes_into_the_pool_is_told_to_routers(
+    bare_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = VllmBench(bare_model, SHAPES["full attention"], monkeypatch, events=True)
+    published: list[Any] = []
+    tokens = prompt(0, 150)
+    bench.add("first", tokens, 4)
+    while bench.scheduler.has_requests() or bench.store.running:
+        bench.step()
+        published += bench.events
+    bench.add("another", prompt(1, 20), 2)
+    bench.drain()
+    published += bench.events
+    hashes = [one for event in published if event.medium == "TENT" for one in event.block_hashes]
+    assert hashes[:9] == [maybe_convert_block_hash(key) for key in bench.hashes(tokens)]
     bench.close()

@@ -11,9 +11,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from vllm.config import CacheConfig, DeviceConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    DeviceConfig,
+    KVEventsConfig,
+    KVTransferConfig,
+    ModelConfig,
+    SchedulerConfig,
+    VllmConfig,
+)
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
@@ -101,14 +110,21 @@ class Shape:
 
 
 class VllmBench:
-    def __init__(self, model: Path, shape: Shape, monkeypatch: Any) -> None:
+    def __init__(
+        self, model: Path, shape: Shape, monkeypatch: Any, *, events: bool = False, inline: bool = True
+    ) -> None:
+        """`inline`: look-ups are answered at once, not by their thread. `events`: vLLM publishes KV events."""
         plugin()
+        self._with_events = events
+        self.events: list[Any] = []
+        """KV events of the connector, of the last step."""
         init_none_hash(sha256)
         self.shape = shape
         self.store = MemoryStore()
         monkeypatch.setattr(handles, "_open_page_store", lambda config: self.store)
         monkeypatch.setattr(connector_module, "ranks_of_this_worker", lambda: {"tp": 0, "pp": 0})
-        monkeypatch.setattr(connector_module, "LookupService", InlineLookups)
+        if inline:
+            monkeypatch.setattr(connector_module, "LookupService", InlineLookups)
         self.config = self._vllm_config(model)
         self.cache = self._cache_config()
         self.config.cache_config.num_gpu_blocks = shape.blocks
@@ -156,6 +172,9 @@ class VllmBench:
             kv_transfer_config=KVTransferConfig(
                 kv_role="kv_both", kv_load_failure_policy=shape.policy, **transfer
             ),
+            kv_events_config=KVEventsConfig(enable_kv_cache_events=True, publisher="null")
+            if self._with_events
+            else None,
             device_config=DeviceConfig("cpu"),
         )
 
@@ -239,11 +258,19 @@ class VllmBench:
             sampled_token_ids=[sampled[name] for name in names],
             kv_connector_output=carried,
         )
-        self.scheduler.update_from_output(output, result)
+        connector = self.scheduler.get_kv_connector()
+        self.events = []
+        take = type(connector).take_events
+        with patch.object(connector, "take_events", lambda: self._note(take(connector))):
+            self.scheduler.update_from_output(output, result)
         for name, request in list(self.requests.items()):
             if request.is_finished():
                 self.finished[name] = list(request.output_token_ids)
                 self.requests.pop(name)
+
+    def _note(self, events: Any) -> Any:
+        self.events += events
+        return events
 
     @contextmanager
     def _worker_step(self, output: Any) -> Any:
@@ -336,6 +363,10 @@ class VllmBench:
         assert self.worker._worker._fetches._running == []
         faults = {k: n for k, n in self.worker._guard.counts().items() if k.endswith(".faults")}
         assert faults == {}
+
+    def hashes(self, tokens: list[int]) -> list[Any]:
+        """vLLM's names of a prompt's blocks."""
+        return Request("x", tokens, SamplingParams(max_tokens=1), None, block_hasher=self.hasher).block_hashes
 
     def counts(self) -> dict[str, int]:
         return self.worker._guard.counts()
