@@ -220,3 +220,22 @@ def test_what_goes_into_the_pool_is_told_to_routers(
     hashes = [one for event in published if event.medium == "TENT" for one in event.block_hashes]
     assert hashes[:9] == [maybe_convert_block_hash(key) for key in bench.hashes(tokens)]
     bench.close()
+
+
+def test_a_block_that_changes_hands_in_mid_save_is_never_published(
+    bare_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save cannot be stopped any more when its blocks get another owner."""
+    bench = VllmBench(bare_model, SHAPES["few blocks"], monkeypatch)
+    bench.store.stubborn, bench.store.patience = True, 30
+    first, second = prompt(0, 150), prompt(1, 200)
+    bench.add("first", first, 2)
+    while bench.requests:
+        bench.step()
+    bench.forget_local()
+    bench.add("second", second, 2)
+    bench.drain()
+    assert bench.store.moved["unstable"] > 0
+    bench.check_pages([first + generate(first, 2), second + generate(second, 2)])
+    bench.check_accounts()
+    bench.close()
