@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +20,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.logger import init_logger
 from vllm.version import __version__ as vllm_version
 
+from tent_core.config import resolve_secret
 from tent_core.errors import Unsupported
 
 from . import handle as handles
@@ -25,8 +28,11 @@ from .backend import attention_backend, hash_unit, ranks_of_this_worker
 from .events import pool_events
 from .groups import Groups, read_groups
 from .guard import log
+from .handoff_plan import Endpoint, HandoffPlan
+from .handoff_scheduler import HandoffScheduler
+from .handoff_worker import HandoffWorker
 from .identity import check_supported, namespace_fields
-from .layout import page_layout
+from .layout import PageLayout, page_layout
 from .lookups import LookupService
 from .plan import GroupPages, RankPages, StepPlan, WorkerTold
 from .rank_lookup import RankLookup
@@ -56,11 +62,13 @@ _vllm_log = init_logger("vllm.tent")
 @dataclass
 class TentMetadata(KVConnectorMetadata):  # type: ignore[misc]
     plan: StepPlan
+    handoff: HandoffPlan | None = None
 
 
 @dataclass
 class TentHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]
     pages: RankPages
+    end: Endpoint | None = None
 
 
 @dataclass
@@ -102,6 +110,10 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 vllm_version,
                 ", ".join(unknown),
             )
+        self._hands: HandoffWorker | None = None
+        self._end: Endpoint | None = None
+        self._handoff_plan: HandoffPlan | None = None
+        self._handing: HandoffScheduler | None = None
         self._groups = self._check(vllm_config, kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
             _choose_recompute(transfer, self._settings.keep_failure_policy)
@@ -114,6 +126,14 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                     saves=transfer.is_kv_producer,
                     ranks=vllm_config.parallel_config.world_size,
                 )
+                if self._groups.plain:
+                    self._handing = HandoffScheduler(
+                        self._groups.all[0].tokens,
+                        self._guard,
+                        engine_id=str(transfer.engine_id),
+                        produces=transfer.is_kv_producer,
+                        consumes=transfer.is_kv_consumer,
+                    )
 
     def _check(self, vllm_config: Any, kv_cache_config: Any) -> Groups | None:
         """The model's KV-cache groups; None when this model is left alone."""
@@ -171,13 +191,37 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._pages = RankPages(named)
         model = str(self._vllm_config.model_config.model)
         pages = StorePages(self._handle, layouts, named, model=model)
+        if groups.plain:
+            self._hands, self._end = self._handoff(pages, layouts[0], named[0])
         events = getattr(self._vllm_config.kv_events_config, "enable_kv_cache_events", False)
         self._worker = WorkerSide(pages, self._guard, self._settings, events=bool(events))
 
+    def _handoff(
+        self, pages: StorePages, layout: PageLayout, named: GroupPages
+    ) -> tuple[HandoffWorker | None, Endpoint | None]:
+        """This rank's part in prefill/decode; nothing where the store could not be opened yet."""
+        store, settings = self._handle.store, self._settings
+        if store is None or not pages.ready():
+            return None, None
+        form = hashlib.sha256(json.dumps(named.fields, sort_keys=True).encode()).digest()
+        hands = HandoffWorker(
+            lambda: store.engine,
+            layout,
+            form,
+            self._guard,
+            rank=self._vllm_config.parallel_config.rank,
+            lease=settings.handoff_lease_ms / 1000,
+            timeout=settings.handoff_timeout_ms / 1000,
+        )
+        return hands, Endpoint(store.engine.descriptor(), form)
+
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
-        return TentHandshake(self._pages) if self._pages is not None else None
+        return TentHandshake(self._pages, self._end) if self._pages is not None else None
 
     def shutdown(self) -> None:
+        hands, self._hands = self._hands, None
+        if hands is not None:
+            self._guard.run("shutdown", hands.close, lambda: None)
         worker, scheduler, self._worker, self._scheduler = self._worker, self._scheduler, None, None
         if worker is not None:
             self._guard.run("shutdown", worker.close, lambda: None)
@@ -203,10 +247,15 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._plan = metadata.plan if isinstance(metadata, TentMetadata) else None
         if self._worker is not None and self._plan is not None:
             self._worker.prepare(self._plan)
+        self._handoff_plan = metadata.handoff if isinstance(metadata, TentMetadata) else None
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None and self._plan is not None:
             self._worker.load(self._plan)
+        # Here, and not before: vLLM may have cleared the blocks until now.
+        hands, handoff, self._handoff_plan = self._hands, self._handoff_plan, None
+        if hands is not None and handoff is not None:
+            self._guard.run("handoff", lambda: hands.perform(handoff), lambda: None)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Loads are complete when start_load_kv returns."""
@@ -221,18 +270,29 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._worker.save(self._plan)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
+        lost = self._hands.take_failed() if self._hands is not None else set()
         if self._worker is not None:
-            return self._worker.take_failed()
+            return self._worker.take_failed() | lost
         # No worker, and yet a promise: the scheduler offers nothing before it heard of the pages, so there is none.
         return set()
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
         done, failed = self._fetched(finished_req_ids)
-        return KVConnectorTransferResults(finished_recving=done, failed_recving=failed)
+        sent, received = self._handed()
+        return KVConnectorTransferResults(
+            finished_sending=sent, finished_recving=done | received, failed_recving=failed
+        )
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        """Of vLLM before 0.30, which has no other way: there nothing is loaded beside the steps."""
-        return None, None
+        """Of vLLM before 0.30, which has no other way: there nothing is loaded beside the steps, but hand-offs."""
+        return self._handed()
+
+    def _handed(self) -> tuple[set[str], set[str]]:
+        """Requests whose blocks no decode server needs any more, and requests that waited for their blocks."""
+        hands = self._hands
+        if hands is None:
+            return set(), set()
+        return self._guard.run("handed", hands.results, lambda: (set(), set()))
 
     def _fetched(self, ended: set[str]) -> tuple[set[str], set[str]]:
         worker = self._worker
@@ -279,6 +339,9 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             return
         settings = self._settings
         assert self._groups is not None
+        ends = [shake.end for shake in shakes if isinstance(shake, TentHandshake) and shake.end is not None]
+        if self._handing is not None and len(ends) == ranks:
+            self._handing.serve(ends, resolve_secret(self._handle.config))
         self._lookup = RankLookup(self._handle, self._groups, pages, settings.pin_ms)
         self._scheduler.serve(
             LookupService(
@@ -317,9 +380,15 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._guard.run("new_request", lambda: scheduler.on_new_request(request), lambda: None)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
-        scheduler = self._scheduler
+        scheduler, handing = self._scheduler, self._handing
         if scheduler is None:
             return 0, False
+        if handing is not None:
+            handed = self._guard.run(
+                "handoff", lambda: handing.matched(request, num_computed_tokens), lambda: 0
+            )
+            if handed:
+                return handed, True
         return self._guard.run(
             "match", lambda: scheduler.matched_tokens(request, num_computed_tokens), lambda: (0, False)
         )
@@ -328,14 +397,16 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if self._scheduler is None:
             return
         # Not guarded: with tokens promised there is no answer but a plan that loads them.
-        self._scheduler.allocated(request, blocks, num_external_tokens)
+        own = blocks.get_block_ids()[0]
+        handed = self._handing is not None and self._handing.allocated(request, own, num_external_tokens)
+        self._scheduler.allocated(request, blocks, 0 if handed else num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         plan = self._scheduler.build_plan(scheduler_output) if self._scheduler else StepPlan()
         lookup = self._lookup
         if lookup is not None:
             plan.generations = self._guard.run("generations", lookup.generations, lambda: {})
-        return TentMetadata(plan)
+        return TentMetadata(plan, self._handing.take_plan() if self._handing is not None else None)
 
     def update_connector_output(self, connector_output: Any) -> None:
         scheduler = self._scheduler
@@ -362,8 +433,11 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             if self._settings.explain:
                 story = scheduler.history.of(request.request_id)
                 _vllm_log.info("TENT %s", story.in_words())
-        # Saves read the blocks on until somebody else gets them: nothing needs to be held back.
-        return False, None
+        # Saves read the blocks on until somebody else gets them: only hand-offs hold them back.
+        handing = self._handing
+        if handing is None:
+            return False, None
+        return self._guard.run("handoff", lambda: handing.finished(request, block_ids), lambda: (False, None))
 
     def request_finished_all_groups(
         self, request: Any, block_ids: tuple[list[int], ...]

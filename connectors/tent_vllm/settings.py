@@ -46,6 +46,10 @@ class Settings:
     """A hit from this size on is large."""
     shutdown_ms: int = 2000
     """Longest time a server that ends waits for its saves."""
+    handoff_lease_ms: int = 30000
+    """Prefill/decode: longest time a finished prompt's blocks wait for a decode server to begin fetching them."""
+    handoff_timeout_ms: int = 10000
+    """Prefill/decode: longest time a request waits for its prompt's blocks; then it is computed."""
     model_id: str = ""
     """Identity of the weights. Empty: from the model's path, revision and files. Set it where the same weights lie
     under different paths or dates on different hosts."""
