@@ -36,24 +36,22 @@ def open_disk(engine: Engine, config: Config, daemon: bool) -> _native.NativeDis
     """The file in ``store.ssd_path``, with what an earlier process left in it. None: no folder is named, or its disk is
     full or broken (logged: serving goes on without). Raises ConfigError, VersionMismatch, InvalidArgument (the file is
     not ours), PermissionDenied; and NameInUse for a `tent node` whose file another process has."""
-    store = config.store
-    if not store.ssd_path or not store.capacity:
+    if not config.store.ssd_path or not config.store.capacity:
         return None
-    base = min(store.extent, _LARGEST_EXTENT, store.ssd_capacity // 4) // _BLOCK * _BLOCK
-    extent = (
-        (base + base // 128 + 3 * _BLOCK) // _BLOCK * _BLOCK
-    )  # a page as large as an extent in memory fits
+    base = min(config.store.extent, _LARGEST_EXTENT, config.store.ssd_capacity // 4) // _BLOCK * _BLOCK
+    # A page as large as an extent in memory fits.
+    extent = (base + base // 128 + 3 * _BLOCK) // _BLOCK * _BLOCK
     try:
-        os.makedirs(store.ssd_path, mode=0o700, exist_ok=True)
+        os.makedirs(config.store.ssd_path, mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"store.ssd_path = {store.ssd_path!r} cannot be used: {error.strerror}: name a folder that this process "
-            "may write to"
+            f"store.ssd_path = {config.store.ssd_path!r} cannot be used: {error.strerror}: name a folder that this "
+            "process may write to"
         ) from error
-    path = os.path.join(store.ssd_path, FILE)
+    path = os.path.join(config.store.ssd_path, FILE)
     try:
         return _native.NativeDisk(
-            path, store.ssd_capacity, extent, engine.name, engine.incarnation, store.ssd_io
+            path, config.store.ssd_capacity, extent, engine.name, engine.incarnation, config.store.ssd_io
         )
     except (NoSpace, IoFailed) as error:
         log.error("%s; no pages are kept on disk until this process starts again", str(error))
