@@ -191,10 +191,13 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._pages = RankPages(named)
         model = str(self._vllm_config.model_config.model)
         pages = StorePages(self._handle, layouts, named, model=model)
-        if groups.plain:
-            self._hands, self._end = self._handoff(pages, layouts[0], named[0])
         events = getattr(self._vllm_config.kv_events_config, "enable_kv_cache_events", False)
         self._worker = WorkerSide(pages, self._guard, self._settings, events=bool(events))
+        if groups.plain:
+            # A fault of its own takes nothing from the cache.
+            self._hands, self._end = self._guard.run(
+                "handoff", lambda: self._handoff(pages, layouts[0], named[0]), lambda: (None, None)
+            )
 
     def _handoff(
         self, pages: StorePages, layout: PageLayout, named: GroupPages

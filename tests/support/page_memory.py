@@ -77,10 +77,18 @@ class MemoryTransfer:
         return not self._pending
 
 
+class NoEngine:
+    """In the place of the engine that moves bytes of hand-offs, of which there are none here."""
+
+    def descriptor(self) -> bytes:
+        return b"nobody"
+
+
 class MemoryStore:
     """What the connector uses of `tent_core.store.PageStore`."""
 
     def __init__(self) -> None:
+        self.engine = NoEngine()
         self.pages: dict[tuple[bytes, bytes], bytes] = {}
         self.pins = 0
         self.running: list[MemoryTransfer] = []
