@@ -35,6 +35,16 @@ def test_invariant_2_3_9_and_11_hold_whatever_happens(scenario: dict[str, Any]) 
     _clean(run(scenario))
 
 
+def test_what_was_held_up_is_not_overtaken_when_it_comes() -> None:
+    """A connection's bytes come in their order, also over a rail that was dead for a moment. Found by the test above."""
+    scenario = {
+        **pair(1000, burst="0B", latency="400us", lease="200ms", late="0ms"),
+        "transfers": [load("64KiB", op="write", count=1)],
+        "fault": [{"kind": "flap", "node": "a", "at": "0ms", "for": "7ms", "period": "3ms"}],
+    }
+    _clean(run(scenario))
+
+
 @settings(parent=_random, max_examples=max(10, _EXAMPLES // 6))
 @given(scenarios())
 def test_invariant_8_same_seed_same_run(scenario: dict[str, Any]) -> None:

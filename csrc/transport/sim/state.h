@@ -100,6 +100,7 @@ struct Lane {
     std::deque<Frame> queue;
     uint64_t untaken = 0;
     uint64_t pieces = 0;  // sent so far
+    uint64_t passed = 0;  // of them through all switches
     Nanos last_arrival = 0;
     std::vector<uint32_t> held;  // pieces that a fault holds up
 };

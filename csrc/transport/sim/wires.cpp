@@ -143,6 +143,11 @@ void World::piece_through(uint32_t slot) {
             return agenda_.add(done, What::through, slot);
         }
     }
+    if (p.number != l.passed) {  // one before it was held up, and comes now
+        l.last_arrival = std::max(l.last_arrival, now_) + 1;
+        return agenda_.add(l.last_arrival, What::through, slot);
+    }
+    ++l.passed;
     Nanos taken = std::max(now_, in.in.serve(p.first, p.bytes));
     agenda_.add(taken, What::arrived, slot);
 }
