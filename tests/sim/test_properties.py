@@ -36,7 +36,7 @@ def test_invariant_2_3_9_and_11_hold_whatever_happens(scenario: dict[str, Any]) 
 
 
 def test_what_was_held_up_is_not_overtaken_when_it_comes() -> None:
-    """A connection's bytes come in their order, also over a rail that was dead for a moment. Found by the test above."""
+    """A connection's bytes come in their order, also over a rail that was dead for a moment. Found by chance, above."""
     scenario = {
         **pair(1000, burst="0B", latency="400us", lease="200ms", late="0ms"),
         "transfers": [load("64KiB", op="write", count=1)],
