@@ -158,7 +158,7 @@ void visit_slot(A& a, Attempt& x) {
 template <class A, class T>
 void Checkpoint::rate_model(A& a, T& model) {
     auto& [window, filled, at, low_streak, rate, peak, last, burst, first, known, proven, last_sample_at,
-           busy_since, opened, busy_bytes, bytes, pieces, open, sampled, half, later, guessed] = model;
+           busy_since, opened, busy_bytes, bytes, pieces, open, sampled, half, later, guessed, hold] = model;
     fixed(a, window);
     a.u(filled);
     a.u(at);
@@ -183,6 +183,7 @@ void Checkpoint::rate_model(A& a, T& model) {
     a.u(later.bytes);
     a.t(later.at);
     a.u(guessed);
+    a.t(hold);
     if constexpr (A::loads) {
         if (at >= window.size() || filled > window.size()) a.in.fail();
     }
@@ -227,8 +228,8 @@ void Checkpoint::rail(A& a, T& x) {
 template <class A, class T>
 void Checkpoint::link(A& a, T& x) {
     auto& [spec, peer, state, removed, counted, load, first, last, path, path_rate, path_lows, local_mark,
-           remote_mark, marked_at, rate, pipe, pace, latency, ramp, window, window_until, quiet_since,
-           quiet_lag, jitter, suspect_since, down_since, probation_since, next_probe, probe_gap,
+           remote_mark, marked_at, rate, pipe, wander, slack, pace, latency, ramp, window, window_until,
+           quiet_since, quiet_lag, jitter, suspect_since, down_since, probation_since, next_probe, probe_gap,
            shows_progress, condemned, corrupting, tainted_until, posted, used, superseded, revoked, failed,
            outstanding, reissued, bound, average, last_done] = x;
     visit_link_spec(a, spec);
@@ -247,6 +248,8 @@ void Checkpoint::link(A& a, T& x) {
     a.t(marked_at);
     a.u(rate);
     a.u(pipe);
+    a.t(wander);
+    a.u(slack);
     if constexpr (A::loads) pace = Pace(rate);
     latency_model(a, latency);
     a.u(ramp);
@@ -264,7 +267,8 @@ void Checkpoint::link(A& a, T& x) {
     a.u(average);
     a.t(last_done);
     if constexpr (A::loads) {
-        if (state > LinkState::probation || spec.latency < 0 || jitter < 0 || probe_gap < 0) a.in.fail();
+        if (state > LinkState::probation || spec.latency < 0 || jitter < 0 || probe_gap < 0 || wander < 0)
+            a.in.fail();
     }
 }
 

@@ -13,7 +13,7 @@ class Core;
 
 // Raise it whenever the state, or what the sprayer does with it, changes: a recording replays only through
 // the code that made it.
-constexpr uint16_t kCheckpointVersion = 6;
+constexpr uint16_t kCheckpointVersion = 7;
 
 struct Checkpoint {
     static void outline(const Core& core, Outline& out);

@@ -38,7 +38,7 @@ class Core {
     void link_corrupting(LinkId link);
     void link_asleep(LinkId link);
     void rail_shared(RailId rail, uint64_t in_flight, uint64_t arrived);
-    void own_lag(Nanos lag) { lag_ += lag > 0 ? lag : 0; }
+    void own_lag(Nanos lag);
     void tick();
     Nanos next_wakeup() const { return std::min({deadlines_.earliest(), checks_.earliest(), hedge_due_}); }
     // binding.cpp
@@ -68,6 +68,7 @@ class Core {
     uint64_t link_rate(const Link& l) const;
     void set_rate(Link& l, uint64_t rate);
     void set_pipe(Link& l);
+    void learn_wander(Link& l, const Attempt& a);
     void set_group(Peer& p, size_t group);
     void count_link(LinkId link, bool counted);
     void load_add(Link& l, int priority, uint64_t bytes);
@@ -128,6 +129,7 @@ class Core {
     // policy.cpp
     Choice choose_bound(Peer& p, Flow& f, int rank);
     void assign(Peer& p, Flow& f);
+    uint64_t merit_of(const Link& l, uint64_t bytes) const;
     void share_out(Peer& p, Flow& f, const std::vector<LinkId>& links, uint64_t bytes);
     void give_share(Flow& f, LinkId link, uint64_t bytes);
     void take_share(Flow& f, LinkId link, uint64_t bytes);

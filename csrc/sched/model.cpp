@@ -55,7 +55,7 @@ RateModel::Verdict RateModel::deliver(uint64_t bytes, Nanos now, bool more, Nano
     } else {
         bytes_ += bytes;
         ++pieces_;
-        bool enough = pieces_ >= 2 && bytes_ >= kEnough && now > opened_;
+        bool enough = pieces_ >= 2 && bytes_ >= kEnough && now > opened_ && now >= hold_;
         if (enough && (now - opened_ >= kSpan || (!more && !sampled_))) {
             verdict = take(rate_of(bytes_, now - opened_), now);
             sampled_ = true;
@@ -107,7 +107,8 @@ RateModel::Verdict RateModel::weak(Nanos now, Nanos latency) {
     uint64_t least = rate_of(busy_bytes_, now - busy_since_);
     if (!proven_) return first_guess(least, now);
     // By its second half: the first one came with the burst.
-    if (uint64_t rest = tail(now); busy_bytes_ >= kEnough && rest > rate_) return take(rest, now);
+    if (uint64_t rest = tail(now); busy_bytes_ >= kEnough && rest > rate_ && now >= hold_)
+        return take(rest, now);
     Nanos span = now - busy_since_ - latency;
     if (span < kWeakSpan || busy_bytes_ < kTelling) return Verdict::nothing;
     uint64_t sample = rate_of(busy_bytes_, span);

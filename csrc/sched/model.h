@@ -25,6 +25,9 @@ class RateModel {
     // A slice older than predicted: the rate was no more than this meanwhile. Samples lift it again.
     void bound(uint64_t rate, Nanos now);
     void idle() { open_ = false; }
+    // Nobody looked for a while: what came meanwhile is found all at once, and is no rate. The sample under
+    // way goes on until that is over.
+    void stalled(Nanos now) { hold_ = now + kSettle; }
 
     bool proven() const { return proven_; }
     uint64_t measured() const { return rate_; }
@@ -38,6 +41,7 @@ class RateModel {
     static constexpr Nanos kSpan = kMillisecond;    // length of a sample
     static constexpr uint64_t kTelling = 128
                                          << 10;  // an attempt smaller than this says nothing about the rate
+    static constexpr Nanos kSettle = 2 * kMillisecond;  // what a stall of ours held up is read in so long
 
   private:
     friend struct Checkpoint;
@@ -66,6 +70,7 @@ class RateModel {
     };
     Mark half_, later_;
     bool guessed_ = false;  // lowered before the first sample
+    Nanos hold_ = 0;        // no sample ends before
 };
 
 class LatencyModel {

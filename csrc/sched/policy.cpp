@@ -36,6 +36,15 @@ void Core::assign(Peer& p, Flow& f) {
     if (!links.empty()) share_out(p, f, links, f.unbound() - bound);
 }
 
+// What a link's share is in proportion to. Never 0.
+uint64_t Core::merit_of(const Link& l, uint64_t bytes) const {
+    if (settings_.policy == Policy::fixed) return std::max<uint64_t>(rails_[l.spec.local].nominal, 1);
+    // 1 / score, scaled so that sums fit: rate / (queue + bytes) / weight.
+    uint64_t rate = l.average != 0 ? l.average : link_rate(l);
+    uint64_t weight = kWeights[std::min<size_t>(l.spec.affinity, 3)];
+    return std::max<uint64_t>(mul_div(rate, 1 << 16, (l.load.all() + l.bound + bytes) * weight), 1);
+}
+
 void Core::share_out(Peer& p, Flow& f, const std::vector<LinkId>& links, uint64_t bytes) {
     if (settings_.policy == Policy::robin) {
         for (uint64_t left = bytes; left > 0;) {
@@ -45,15 +54,10 @@ void Core::share_out(Peer& p, Flow& f, const std::vector<LinkId>& links, uint64_
         }
         return;
     }
-    // 1 / score, scaled so that sums fit: rate / (queue + bytes) / weight.
     std::vector<uint64_t> merit;
     uint64_t sum = 0;
     for (LinkId id : links) {
-        const Link& l = links_[id];
-        uint64_t rate = l.average != 0 ? l.average : link_rate(l);
-        uint64_t weight = kWeights[std::min<size_t>(l.spec.affinity, 3)];
-        uint64_t m = mul_div(rate, 1 << 16, (l.load.all() + l.bound + bytes) * weight);
-        merit.push_back(std::max<uint64_t>(m, 1));
+        merit.push_back(merit_of(links_[id], bytes));
         sum += merit.back();
     }
     size_t best = static_cast<size_t>(std::max_element(merit.begin(), merit.end()) - merit.begin());

@@ -143,6 +143,8 @@ enum class Policy : uint8_t {
     water,  // late binding, water filling
     robin,  // bound at submit, to each link in turn
     paper,  // bound at submit, in proportion to 1 / (queue / average rate x weight of the tier)
+    fixed,  // bound at submit, in proportion to the rates that the local rails were given; equally, without
+            // any
 };
 
 struct Settings {

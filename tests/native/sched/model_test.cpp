@@ -42,6 +42,20 @@ TEST_CASE("the first samples replace a guess, in both directions") {
     }
 }
 
+TEST_CASE("what was held up by our own stall, and is found at once, is no rate") {
+    for (bool told : {true, false}) {
+        RateModel m;
+        m.start(kGB / 5, true);
+        m.busy(kSecond);
+        Nanos now = feed(m, kSecond, 40, kGB / 5);
+        now += 8 * kMillisecond;  // at the end of which 8 ms worth of bytes lie there, and are read in one
+        if (told) m.stalled(now);
+        now = feed(m, now, 6, 2 * kGB);
+        now = feed(m, now, 2, kGB / 5);
+        CHECK(told == (m.measured() < kGB / 5 * 110 / 100));
+    }
+}
+
 TEST_CASE("what comes late, and then as fast as ever, is not slow; what trickles in is") {
     for (bool late : {true, false}) {
         RateModel m;
