@@ -19,15 +19,18 @@ namespace {
 constexpr Nanos kGrace = 200 * kMillisecond;
 }  // namespace
 
-size_t Engine::budget() const {
+size_t Engine::budget(Nanos now) {
     if (settings_.max_connections > 0) return static_cast<size_t>(settings_.max_connections);
+    if (now < budget_asked_ + kSecond) return budget_;
+    budget_asked_ = now;
     rlimit limit{};
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
-    return std::max<size_t>(limit.rlim_cur / 2, 16);
+    bool none = getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY;
+    budget_ = none ? SIZE_MAX : std::max<size_t>(limit.rlim_cur / 2, 16);
+    return budget_;
 }
 
-bool Engine::make_room() {
-    size_t most = budget();
+bool Engine::make_room(Nanos now) {
+    size_t most = budget(now);
     while (poller_.size() >= most) {
         if (!close_idlest(kGrace)) return false;
     }

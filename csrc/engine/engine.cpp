@@ -20,7 +20,7 @@ namespace tent::engine {
 using transport::FrameStream;
 
 void Engine::admit_stream(std::unique_ptr<FrameStream> stream) {
-    make_room();  // for members of the cluster only: no stranger closes anybody's session
+    make_room(monotonic_now());  // for members of the cluster only: no stranger closes anybody's session
     const proto::HandshakeResult& peer = stream->peer();
     OwnerSession* found = nullptr;
     for (auto& [id, s] : sessions_) {

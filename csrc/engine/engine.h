@@ -156,7 +156,7 @@ class Engine final : public transport::Sink {
     transport::SocketOptions socket_options() const;
     // budget.cpp. Before a connection is made: closes what has been idle longest while there are too many.
     // False: there are, and everything is in use.
-    bool make_room();
+    bool make_room(Nanos now);
     bool close_idlest(Nanos grace);  // false: nothing is idle, or has been for so long
     proto::HandshakeConfig handshake_config();
     Id128 random_id();
@@ -174,7 +174,8 @@ class Engine final : public transport::Sink {
         Nanos now = monotonic_now();
         sprayer_.link_window(link, bytes, now + life, now);
     }
-    bool link_is_up(LinkId link) const { return sprayer_.view(link).state == sched::LinkState::up; }
+    sched::LinkState state_of(LinkId link) const { return sprayer_.view(link).state; }
+    bool link_is_up(LinkId link) const { return state_of(link) == sched::LinkState::up; }
     void peer_changed(Peer& peer);
     bool has_transfers(const Peer& peer) const;  // that are not done
     void peer_died(Peer& peer);
@@ -213,8 +214,10 @@ class Engine final : public transport::Sink {
     void meet_neighbours();
     void share_rails(Nanos now);
 
-    // budget.cpp
-    size_t budget() const;
+    // budget.cpp. The kernel's limit is asked for once a second: it may be raised while we run.
+    size_t budget(Nanos now);
+    size_t budget_ = 0;
+    Nanos budget_asked_ = -kSecond;
 
     void wait_until(const std::function<bool()>& settled, Nanos timeout);
 

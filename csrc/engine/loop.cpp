@@ -140,7 +140,7 @@ void Engine::tick(Nanos now) {
     }
     observers_.tick(now);
     offers_.tick(lease_now);
-    make_room();
+    make_room(now);
     next_tick_ = now + (busy ? kBusyTick : kIdleTick);
 }
 

@@ -112,7 +112,7 @@ void Peer::die(const Status& why) {
     engine_.wake_followers();
     for (Link& l : links_) {
         if (l.id != kNoId) engine_.remove_link(l.id);
-        for (auto* ch : {&l.channel, &l.probe}) {
+        for (auto* ch : l.channels()) {
             if (!*ch) continue;
             (*ch)->close(why);
             retired_.push_back(std::move(*ch));
@@ -171,8 +171,9 @@ void Peer::flush() {
     if (control_ && control_->dirty()) control_->flush();
     if (spare_ && spare_->dirty()) spare_->flush();
     for (Link& l : links_) {
-        if (l.channel) l.channel->flush();
-        if (l.probe) l.probe->flush();
+        for (auto* ch : l.channels()) {
+            if (*ch) (*ch)->flush();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 // Loop token held for everything that does not say otherwise.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -42,7 +43,13 @@ class Peer final : public transport::Session,
         RailId local = 0, remote = 0;
         std::string name, rail, peer_rail;
         transport::tcp::Route route;
-        std::unique_ptr<transport::LinkChannel> channel, probe;
+        // `probe`: shall take the channel's place; `earlier`: a probe that has had no answer so far. What a
+        // rail swallowed while it was lost is repeated by the kernel after a second or more, far too late for
+        // one that is back; a fresh one finds out at once, and the earlier one answers where all is slow.
+        std::unique_ptr<transport::LinkChannel> channel, probe, earlier;
+        std::array<std::unique_ptr<transport::LinkChannel>*, 3> channels() {
+            return {&channel, &probe, &earlier};
+        }
         bool is_shm = false;
         bool cross = false;       // rails of different index: dialled while one of them has no other link
         bool asleep = false;      // closed for want of work, or not needed now: not dialled
@@ -51,6 +58,7 @@ class Peer final : public transport::Session,
         size_t from = 0, to = 0;  // index of the local rail and of the remote one
         int path = 0;             // of the connections between them
         Nanos next_dial = 0, dial_backoff = 0;
+        Nanos back_at = 0;  // its rail's carrier is back: dialled then, not before
     };
     struct AttemptRecord {
         std::shared_ptr<Transfer> transfer;

@@ -127,9 +127,9 @@ void Peer::fence(bool pulls_too) {
 
 bool Peer::touches(const uint8_t* address, uint64_t length) const {
     for (const Link& l : links_) {
-        if ((l.channel && l.channel->touches(address, length)) ||
-            (l.probe && l.probe->touches(address, length)))
-            return true;
+        for (const auto* ch : {&l.channel, &l.probe, &l.earlier}) {
+            if (*ch && (*ch)->touches(address, length)) return true;
+        }
     }
     for (const auto& c : retired_) {
         if (c->touches(address, length)) return true;

@@ -37,7 +37,8 @@ void Peer::dial_control(Nanos now) {
     if (ways == 0)
         return die({Code::peer_unreachable, "node '" + descriptor_.name + "' listens nowhere that we reach"});
     Result<transport::Dialled> d{Code::peer_unreachable, ""};
-    engine_.make_room();  // without a control connection there is no progress: made whether there is or not
+    engine_.make_room(
+        now);  // without a control connection there is no progress: made whether there is or not
     if (by_unix_) {
         d = transport::dial_unix(descriptor_.unix_name);
     } else {
@@ -71,25 +72,28 @@ std::unique_ptr<FrameStream> Peer::control_stream(transport::Dialled dialled, co
 }
 
 // Where the link that shares the control connection's rail is in doubt, another connection is made over one
-// that is up, and takes over once it is open: revokes, calls and lease tokens must not wait for the lost
-// rail's time-outs.
+// that is up, or over one that is in doubt, too, on another rail, where none is up: revokes, calls and lease
+// tokens must not wait for the lost rail's time-outs. It takes over once it is open.
 void Peer::keep_control_alive(Nanos now) {
     if (by_unix_ || state_ != PeerState::alive) return;
-    const Link* healthy = nullptr;
+    const Link *healthy = nullptr, *hopeful = nullptr;
     bool doubtful = false, spare_lost = false;
     for (const Link& l : links_) {
         if (l.is_shm || l.id == kNoId) continue;
-        bool up = engine_.link_is_up(l.id);
+        sched::LinkState state = engine_.state_of(l.id);
+        bool up = state == sched::LinkState::up, down = state == sched::LinkState::down;
         if (up && healthy == nullptr) healthy = &l;
+        if (!down && hopeful == nullptr && !(l.route.to == control_to_)) hopeful = &l;
         doubtful = doubtful || (!up && l.route.to == control_to_);
-        spare_lost = spare_lost || (!up && l.route.to == spare_to_);
+        spare_lost = spare_lost || (down && l.route.to == spare_to_);
     }
     if (spare_ && (spare_lost || now - spare_->born() > engine_.settings().connect_timeout))
         spare_->close({Code::link_failed, spare_->name + ": its rail is lost, too"});
-    if (!control_ || !doubtful || healthy == nullptr || spare_) return;
-    auto d = transport::dial_tcp(healthy->route.to, healthy->route.from, {});
+    const Link* over = healthy != nullptr ? healthy : hopeful;
+    if (!control_ || !doubtful || over == nullptr || spare_) return;
+    auto d = transport::dial_tcp(over->route.to, over->route.from, {});
     if (!d.ok()) return;
-    spare_to_ = healthy->route.to;
+    spare_to_ = over->route.to;
     spare_ = control_stream(std::move(*d), spare_to_.text());
     spare_->flush();
 }

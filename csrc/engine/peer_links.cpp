@@ -19,6 +19,8 @@ namespace {
 
 constexpr Nanos kRedial = 50 * kMillisecond;
 constexpr Nanos kRedialSlow = kSecond;
+// The other end of a wire learns of its carrier at about the same time as we do, and drops what comes before.
+constexpr Nanos kCarrierSettles = 10 * kMillisecond;
 // A rail without a working link for so long is given another one.
 constexpr Nanos kCoverAfter = 200 * kMillisecond;
 constexpr uint8_t kMemoryTier = 0, kNetworkTier = 1;
@@ -192,7 +194,7 @@ void Peer::cover_rails(Nanos now) {
 
 void Peer::sleep(Link& l, const Status& why) {
     l.asleep = true;
-    for (auto* ch : {&l.channel, &l.probe}) {
+    for (auto* ch : l.channels()) {
         if (!*ch) continue;
         (*ch)->close(why);
         retired_.push_back(std::move(*ch));
@@ -241,12 +243,12 @@ void Peer::rail_changed(const LocalRail& rail) {
         if (l.is_shm || l.local != rail.rail || l.asleep) continue;
         if (rail.alive) {
             l.dial_backoff = 0;
-            l.next_dial = 0;
-            if (l.id != kNoId && !l.channel && !l.probe) dial(l, now);
+            l.next_dial = l.back_at = now + kCarrierSettles;
+            engine_.wake_at(l.back_at);
             continue;
         }
         Status why{Code::link_failed, "interface " + rail.name + " is down"};
-        for (auto* ch : {&l.channel, &l.probe}) {
+        for (auto* ch : l.channels()) {
             if (!*ch) continue;
             transport::LinkChannel* lost = ch->get();
             lost->close(why);
@@ -257,8 +259,15 @@ void Peer::rail_changed(const LocalRail& rail) {
 }
 
 void Peer::dial(Link& l, Nanos now) {
+    // Where the kernel says that there is no carrier, asking for the neighbour's address in vain would make
+    // it wait a second before it asks again, with the carrier back meanwhile: rail_changed() dials then.
+    if (!engine_.rails()[l.from].alive || now < l.back_at) {
+        l.next_dial = std::max(now + kRedialSlow, l.back_at);
+        return;
+    }
+    l.back_at = 0;
     dialling_ = true;
-    bool room = engine_.make_room();
+    bool room = engine_.make_room(now);
     dialling_ = false;
     if (!room && any_link_up()) {  // another one more can wait until something is idle
         l.next_dial = now + kRedialSlow;
@@ -277,7 +286,17 @@ void Peer::dial(Link& l, Nanos now) {
     l.next_dial = now + l.dial_backoff;
     engine_.wake_at(l.next_dial);
     Status s = channel->dial();
-    if (s.ok()) (l.id == kNoId ? l.channel : l.probe) = std::move(channel);
+    if (!s.ok()) return;
+    auto& place = l.id == kNoId ? l.channel : l.probe;
+    if (place) {
+        if (!l.earlier) {
+            l.earlier = std::move(place);
+        } else {
+            place->close({Code::link_failed, "no answer, and dialled again"});
+            retired_.push_back(std::move(place));
+        }
+    }
+    place = std::move(channel);
 }
 
 void Peer::dial_links(Nanos now) {
@@ -285,14 +304,14 @@ void Peer::dial_links(Nanos now) {
     if (was_up_) cover_rails(now);
     for (Link& l : links_) {
         if (l.is_shm || l.asleep) continue;
-        for (auto* ch : {&l.channel, &l.probe}) {
+        for (auto* ch : l.channels()) {
             if (!*ch || (*ch)->up() || now - (*ch)->dialled_at() <= engine_.settings().connect_timeout)
                 continue;
             Status why{Code::link_failed, "no answer in time"};
             (*ch)->close(why);
             channel_down(ch->get(), why);  // it is not told by a close of our own, and is to be dialled again
         }
-        bool wanted = l.id == kNoId || l.waking;
+        bool wanted = l.id == kNoId || l.waking || (l.back_at != 0 && now >= l.back_at);
         if (wanted && !l.channel && !l.probe && now >= l.next_dial) dial(l, now);
     }
 }
@@ -352,8 +371,9 @@ Channel* Peer::channel_of(LinkId id) {
 
 bool Peer::owns(const Channel* channel) const {
     if (memory_channel() == channel) return true;
-    return std::any_of(links_.begin(), links_.end(),
-                       [&](const Link& l) { return l.channel.get() == channel || l.probe.get() == channel; });
+    return std::any_of(links_.begin(), links_.end(), [&](const Link& l) {
+        return l.channel.get() == channel || l.probe.get() == channel || l.earlier.get() == channel;
+    });
 }
 
 void Peer::channel_up(Channel* channel) {
@@ -371,9 +391,14 @@ void Peer::channel_up(Channel* channel) {
             engine_.peer_changed(*this);
             return;
         }
-        if (l.probe.get() == channel) {
+        if (l.probe.get() == channel || l.earlier.get() == channel) {
             if (l.channel) retired_.push_back(std::move(l.channel));
-            l.channel = std::move(l.probe);
+            bool late = l.earlier.get() == channel;
+            l.channel = std::move(late ? l.earlier : l.probe);
+            if (auto& other = late ? l.probe : l.earlier) {
+                other->close({Code::link_failed, "another one came through"});
+                retired_.push_back(std::move(other));
+            }
             l.waking = false;
             l.dial_backoff = 0;
             engine_.link_probe(l.id, true);
@@ -394,8 +419,9 @@ void Peer::channel_down(Channel* channel, const Status& why) {
             if (l.id != kNoId) engine_.link_down(l.id);
             return;
         }
-        if (l.probe.get() == channel) {
-            retired_.push_back(std::move(l.probe));
+        for (auto* probe : {&l.probe, &l.earlier}) {
+            if (probe->get() != channel) continue;
+            retired_.push_back(std::move(*probe));
             engine_.link_probe(l.id, false);
             return;
         }
@@ -410,7 +436,7 @@ void Peer::link_state(LinkId, sched::LinkState state) {
 
 void Peer::probe(LinkId id) {
     Link* l = link_of(id);
-    if (l == nullptr || l->probe) return;
+    if (l == nullptr) return;
     if (l->is_shm)
         return engine_.link_probe(id, state_ == PeerState::alive && (!shm_shell_ || shm_shell_->up()));
     if (l->asleep) return;
