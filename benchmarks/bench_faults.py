@@ -4,8 +4,10 @@ down, flutters or comes back under 1 MiB transfers. Needs root (network namespac
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 from tent_core.testbed import CUTS
@@ -17,6 +19,7 @@ __all__ = ["measure"]
 
 _MIB = 1 << 20
 _DEPTH = 2  # transfers under way
+_OWN = tuple(f"rail{i}-rail{i}" for i in range(len(UNEQUAL)))  # links of a rail with its partner
 Loop = list[tuple[float, float]]  # (start, end) of each transfer
 
 
@@ -36,46 +39,66 @@ def _longest_gap(done: Loop, begin: float, end: float) -> float:
 
 
 class _Cuts:
-    """What one kind of fault cost, over its repetitions."""
+    """What one kind of fault cost, over its repetitions. Milliseconds."""
 
     def __init__(self) -> None:
-        self.penalties: list[float] = []  # of each transfer that was under way, milliseconds
+        self.penalties: list[float] = []  # of each transfer that met it
         self.gaps: list[float] = []
-        self.returns: list[float] = []  # until the whole rate again, after the rail's return, milliseconds
+        self.returns: list[float] = []  # from a rail's return until it takes slices again
+        self.times: dict[str, list[float]] = {"detect": [], "reroute": [], "fence": []}
 
-    def add(self, done: Loop, cut_at: float, healed_at: float, healing_ended: float) -> None:
-        before = [end - start for start, end in done if end < cut_at]
-        usual = statistics.median(before)
+    def add(self, done: Loop, cut_at: float, healed_at: float, slower: float) -> None:
+        """``slower``: the rate of all rails / of those that are left."""
+        usual = statistics.median(end - start for start, end in done if end < cut_at)
         self.gaps.append(_longest_gap(done, cut_at, healed_at))
-        hit = [
-            end - start for start, end in done if start < healed_at and cut_at < end and start < cut_at + 0.1
-        ]
-        self.penalties += [1e3 * max(0.0, spent - usual) for spent in hit]
-        whole = _goodput(done, cut_at - 0.1, cut_at)
-        at = healed_at
-        while at < healing_ended - 0.05 and _goodput(done, at, at + 0.05) < 0.9 * whole:
-            at += 0.005
-        self.returns.append(1e3 * (at - healed_at))
+        for start, end in done:
+            if not (cut_at < end and start < min(healed_at, cut_at + 0.1)):
+                continue
+            # What was left of it when the rail was lost takes so much longer on the others.
+            before = min(max(0.0, cut_at - start), usual)
+            needed = before + (usual - before) * slower
+            self.penalties.append(1e3 * max(0.0, end - start - needed))
+
+    def add_faults(self, faults: list[dict[str, int | None]], cut_at: float, healed_at: float) -> None:
+        """The four times of the rails' own links, each from the link's last sign of life."""
+        for fault in faults:
+            at = fault["at_ns"]
+            if at is None or at / 1e9 < cut_at - 0.05 or at / 1e9 > healed_at:
+                continue
+            for name, values in self.times.items():
+                value = fault[f"{name}_ns"]
+                if value is not None:
+                    values.append(value / 1e6)
+            if fault["readmit_ns"] is not None:
+                self.returns.append(max(0.0, 1e3 * ((at + fault["readmit_ns"]) / 1e9 - healed_at)))
+
+
+def _all_at_once(what: list[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=one) for one in what]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _cut_and_heal(pair: Pair, op: str, rails: tuple[int, ...], how: tuple[str, ...], into: _Cuts) -> None:
-    cut_at = healed_at = ended = 0.0
+    cut_at = healed_at = 0.0
 
     def act() -> None:
-        nonlocal cut_at, healed_at, ended
+        nonlocal cut_at, healed_at
         time.sleep(0.2)
         cut_at = time.monotonic()
-        for rail, one in zip(rails, how, strict=True):
-            pair.bed.cut(rail, one)
+        _all_at_once([partial(pair.bed.cut, rail, one) for rail, one in zip(rails, how, strict=True)])
         time.sleep(0.35)
-        for rail in rails:
-            pair.bed.heal(rail)
+        _all_at_once([partial(pair.bed.heal, rail) for rail in rails])
         healed_at = time.monotonic()
         time.sleep(0.3)
-        ended = time.monotonic()
 
     done = _loop(pair, op, act)
-    into.add(done, cut_at, healed_at, ended)
+    left = sum(rate for rail, rate in enumerate(UNEQUAL) if rail not in rails)
+    into.add(done, cut_at, healed_at, sum(UNEQUAL) / left)
+    own = [fault for fault in pair.caller.ask("faults") if fault["name"].endswith(_OWN)]
+    into.add_faults(own, cut_at, healed_at)
 
 
 def _losses(report: Report, quick: bool) -> None:
@@ -95,11 +118,14 @@ def _losses(report: Report, quick: bool) -> None:
                 report.ratios[f"lost_{name}_{op}_p99_ms"] = percentile(cuts.penalties, 99)
                 report.ratios[f"lost_{name}_{op}_most_ms"] = max(cuts.penalties)
                 report.ratios[f"back_{name}_{op}_ms"] = statistics.median(cuts.returns)
-                report.figures[
-                    f"{name}, {op}s: longest gap, return to 90 % of the rate; median and most, ms"
-                ] = [
-                    [round(statistics.median(values), 1), round(max(values), 1)]
-                    for values in (cuts.gaps, cuts.returns)
+                measured = {
+                    "longest gap": cuts.gaps,
+                    **cuts.times,
+                    "re-admitted after the return": cuts.returns,
+                }
+                report.figures[f"{name}, {op}s: {', '.join(measured)}; median and most, ms"] = [
+                    [round(statistics.median(values), 1), round(max(values), 1)] if values else None
+                    for values in measured.values()
                 ]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 
 from .common import Report, Say, percentile, quiet
-from .pairs import EQUAL, UNEQUAL, Pair, need_root, pair_over, raw_stream, raw_sum
+from .pairs import EQUAL, UNEQUAL, Pair, need_root, pair_over, raw_at_once, raw_rates, raw_stream, raw_sum
 
 __all__ = ["measure"]
 
@@ -23,14 +23,23 @@ def _sums(report: Report, name: str, rates: tuple[int, ...], quick: bool) -> Non
         for title, size in sizes.items():
             for op in ("write", "read"):
                 report.say(f"{name} rails, {op} {title}")
-                ratios = []
+                ratios, at_once = [], []
                 for _ in range(3 if quick else 5):
                     raw = raw_sum(pair.bed, 0.25)
-                    ratios.append(size / pair.caller.ask("seconds", op, size) / raw)
+                    rate = size / pair.caller.ask("seconds", op, size)
+                    ratios.append(rate / raw)
+                    if rates == EQUAL:
+                        at_once.append(rate / raw_at_once(pair.bed, 0.25))
                 report.ratios[f"sum_{name}_{op}_{title}"] = statistics.median(ratios)
-        raw = raw_sum(pair.bed, 0.25)
-        for op in ("write", "read"):
-            report.ratios[f"whole_{name}_{op}_4MiB"] = _whole(pair, op, raw)
+                if at_once:
+                    report.ratios[f"at_once_{name}_{op}_{title}"] = statistics.median(at_once)
+        alone = raw_rates(pair.bed, 0.25)
+        whole = {op: _whole(pair, op, sum(alone)) for op in ("write", "read")}
+    for op in ("write", "read"):
+        report.ratios[f"whole_{name}_{op}_4MiB"] = whole[op]
+    best = _best_split(report, name, rates, alone, quick)
+    for op in ("write", "read"):
+        report.ratios[f"split_{name}_{op}_4MiB"] = whole[op] / best[op]
 
 
 def _learn(pair: Pair) -> None:
@@ -42,6 +51,41 @@ def _whole(pair: Pair, op: str, raw: float) -> float:
     """Time of 4 MiB from start to end over the time that its bytes take at the rails' sum."""
     spent = [float(pair.caller.ask("seconds_drained", op, 4 * _MIB)) for _ in range(9)]
     return statistics.median(spent) * raw / (4 * _MIB)
+
+
+def _best_split(
+    report: Report, name: str, rates: tuple[int, ...], raw: list[float], quick: bool
+) -> dict[str, float]:
+    """What `_whole` is with the best of the splits that are fixed beforehand: in proportion to what each rail alone
+    reaches, and from there, rail by rail, with more and with less of it, for as long as that helps. The same code
+    otherwise."""
+    best: dict[str, float] = {}
+
+    def tried(split: list[float]) -> bool:
+        settings = {
+            "engine.policy": "fixed",
+            "rails.rates": [f"rail{i}={max(1, round(share * 8e-6))}Mbit" for i, share in enumerate(split)],
+        }
+        better = False
+        with pair_over(rates, 64 * _MIB, **settings) as pair:
+            _learn(pair)
+            for op in ("write", "read"):
+                spent = _whole(pair, op, sum(raw))
+                better = better or spent < 0.99 * best.get(op, spent * 2)
+                best[op] = min(spent, best.get(op, spent))
+        return better
+
+    split = raw
+    report.say(f"{name} rails, 4 MiB split beforehand")
+    tried(split)
+    for rail in range(len(raw)) if not quick else ():
+        for factor in (1.15, 0.85, 0.0):
+            report.say(f"{name} rails, 4 MiB split beforehand, rail {rail} x {factor}")
+            other = [share * (factor if i == rail else 1) for i, share in enumerate(split)]
+            if tried(other):
+                split = other
+                break
+    return best
 
 
 def _policies(report: Report) -> None:

@@ -14,7 +14,18 @@ from typing import Any
 from tent_core.errors import PermissionDenied
 from tent_core.testbed import Testbed
 
-__all__ = ["EQUAL", "UNEQUAL", "Caller", "Pair", "need_root", "pair_over", "raw_stream", "raw_sum"]
+__all__ = [
+    "EQUAL",
+    "UNEQUAL",
+    "Caller",
+    "Pair",
+    "need_root",
+    "pair_over",
+    "raw_at_once",
+    "raw_rates",
+    "raw_stream",
+    "raw_sum",
+]
 
 _MIB = 1 << 20
 _SETTINGS = {"cluster.secret": "of a benchmark", "engine.deadline_ms": 60_000}
@@ -45,6 +56,8 @@ with socket.socket() as stream:
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
     stream.connect((sys.argv[1], 7))
     stream.sendall(b"%16d" % size)
+    print("connected", flush=True)
+    sys.stdin.readline()
     before = resource.getrusage(resource.RUSAGE_SELF)
     started = time.monotonic()
     for i in range(size >> 20):
@@ -137,23 +150,53 @@ def need_root(kind: str) -> None:
         raise PermissionDenied(f"tent bench {kind} makes network namespaces: run it as root")
 
 
+def _sizes(bed: Testbed, seconds: float) -> dict[int, int]:
+    """Rail: bytes that take about so long there."""
+    return {row.rail: max(4, int(row.mbit / 8 * seconds)) * _MIB for row in bed.show()[: bed.rails]}
+
+
+def raw_rates(bed: Testbed, seconds: float) -> list[float]:
+    """Bytes a second that a single TCP stream reaches on each rail, one after the other."""
+    return [size / raw_stream(bed, rail, size)[0] for rail, size in _sizes(bed, seconds).items()]
+
+
 def raw_sum(bed: Testbed, seconds: float) -> float:
-    """Bytes a second that single TCP streams reach, one rail after the other, summed up."""
-    rates = []
-    for row in bed.show()[: bed.rails]:
-        size = max(4, int(row.mbit / 8 * seconds)) * _MIB
-        rates.append(size / raw_stream(bed, row.rail, size)[0])
-    return sum(rates)
+    return sum(raw_rates(bed, seconds))
+
+
+def raw_at_once(bed: Testbed, seconds: float) -> float:
+    """Bytes a second that single TCP streams reach together, one on each rail, all at once: where the processors and
+    not the rails are the limit, that is less than the sum."""
+    streams = [_RawStream(bed, rail, size) for rail, size in _sizes(bed, seconds).items()]
+    for stream in streams:
+        stream.start()
+    return sum(stream.size / stream.end()[0] for stream in streams)
 
 
 def raw_stream(bed: Testbed, rail: int, size: int) -> tuple[float, float]:
     """One TCP stream, cubic, from host 0 to host 1: its seconds, and those of the processor at both ends."""
-    address = bed.address(1, rail)
-    sink = bed.run(1, [sys.executable, "-c", _SINK, address], stdout=subprocess.PIPE, text=True)
-    assert sink.stdout is not None
-    sink.stdout.readline()  # it listens
-    source = bed.run(
-        0, [sys.executable, "-c", _SOURCE, address, str(size)], stdout=subprocess.PIPE, text=True
-    )
-    seconds, sending = (float(value) for value in source.communicate()[0].split())
-    return seconds, sending + float(sink.communicate()[0])
+    stream = _RawStream(bed, rail, size)
+    stream.start()
+    return stream.end()
+
+
+class _RawStream:
+    """A process at each end, which connect; ``start`` lets the bytes flow."""
+
+    def __init__(self, bed: Testbed, rail: int, size: int) -> None:
+        self.size = size
+        address = bed.address(1, rail)
+        self._sink = bed.run(1, [sys.executable, "-c", _SINK, address], stdout=subprocess.PIPE, text=True)
+        assert self._sink.stdout is not None
+        self._sink.stdout.readline()  # it listens
+        command = [sys.executable, "-c", _SOURCE, address, str(size)]
+        self._source = bed.run(0, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._source.stdout is not None
+        self._source.stdout.readline()  # it is connected
+
+    def start(self) -> None:
+        print(file=self._source.stdin, flush=True)
+
+    def end(self) -> tuple[float, float]:
+        seconds, sending = (float(value) for value in self._source.communicate()[0].split())
+        return seconds, sending + float(self._sink.communicate()[0])

@@ -71,6 +71,14 @@ class _Caller:
             transfer.result()
         return done
 
+    def faults(self) -> list[dict[str, Any]]:
+        """The last fault of each link that ever had one: ``name``, and its times in ns (None: not yet, or never)."""
+        return [
+            {"name": row["name"], **row["last_fault"]}
+            for row in self.engine.stats()["links"]
+            if row["last_fault"]
+        ]
+
     def bulk_rate(self, size: int, count: int) -> float:
         """Bytes a second of bulk reads of ``size``, two at a time."""
         bulk = _Bulk(self, size)

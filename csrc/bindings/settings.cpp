@@ -15,7 +15,9 @@ sched::Policy policy_of(const std::string& name) {
     if (name == "water") return sched::Policy::water;
     if (name == "robin") return sched::Policy::robin;
     if (name == "paper") return sched::Policy::paper;
-    raise({Code::invalid_argument, "engine.policy must be 'water', 'robin' or 'paper', not '" + name + "'"});
+    if (name == "fixed") return sched::Policy::fixed;
+    raise({Code::invalid_argument,
+           "engine.policy must be 'water', 'robin', 'paper' or 'fixed', not '" + name + "'"});
 }
 
 }  // namespace

@@ -210,8 +210,8 @@ class EngineConfig:
     slice_max: int = size("4MiB", "Largest slice.", low="4KiB", high=1 << 30)
     policy: str = text(
         "water",
-        "How slices are spread. Others than water are for comparison: 'tent bench rails'.",
-        choices=("water", "robin", "paper"),
+        "How slices are spread. Others than water are for comparison: 'tent bench rails'. Fixed: by 'rails.rates'.",
+        choices=("water", "robin", "paper", "fixed"),
     )
     hedge_percent: int = integer(
         0,
