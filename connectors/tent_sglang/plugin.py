@@ -3,14 +3,17 @@
 SGLang calls :func:`register` in every one of its processes, before it parses its arguments. Two hooks do the work:
 one adds ``tent`` to the choices of the flag, the other hands the attachment to SGLang's own ``dynamic`` loader,
 which takes backends from anywhere. What the flag could have said is put into the extra config for the user. Two more
-watch how long prompts take to compute (:mod:`tent_sglang.prefill`).
+watch how long prompts take to compute (:mod:`tent_sglang.prefill`). Those for prefill/decode hand-offs come in where
+they were asked for (:mod:`tent_sglang.pd_hooks`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from .pd_flag import CHOSEN, offer_transfer_backend
 from .prefill import around_process_result, around_run_batch
 
 BACKEND = "tent"
@@ -41,13 +44,18 @@ def register() -> None:
     scheduler = "sglang.srt.managers.scheduler.Scheduler"
     HookRegistry.register(f"{scheduler}.run_batch", around_run_batch, HookType.AROUND)
     HookRegistry.register(f"{scheduler}.process_batch_result", around_process_result, HookType.AROUND)
+    if os.environ.get(CHOSEN) == "1":
+        from . import pd_hooks
+
+        pd_hooks.register(HookRegistry.register, HookType)
 
 
 def offer_choice(result: Any, parser: Any, *args: Any, **kwargs: Any) -> Any:
-    """After ``ServerArgs.add_cli_args(parser)``: the flag accepts ``tent`` too."""
+    """After ``ServerArgs.add_cli_args(parser)``: the flags of storage and of hand-offs accept ``tent`` too."""
     action = parser._option_string_actions.get(FLAG)
     if action is not None and action.choices is not None and BACKEND not in action.choices:
         action.choices = [*action.choices, BACKEND]
+    offer_transfer_backend(parser)
     return result
 
 
