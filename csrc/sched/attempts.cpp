@@ -128,7 +128,6 @@ void Core::attempt_ended(AttemptId id, Outcome outcome, uint16_t reason) {
         if (settings_.policy == Policy::paper) average_rate(l, a);
         (f.ending ? l.superseded : l.used).add(a.bytes());
         delivered(a.link, a.left(), l.first != kNoId);
-        learn_wander(l, a);
         // What its bytes do not explain is latency; only an attempt that waited behind nothing can tell.
         if (a.alone) {
             set_rate(l, link_rate(l));

@@ -122,11 +122,10 @@ bool Core::has_room(const Link& l, int rank, uint64_t want) const {
     // What mostly says no first: the local rail, which all peers share.
     const Rail& a = rails_[l.spec.local];
     const Rail& b = rails_[l.spec.remote];
-    // Bulk rather runs dry than being in the way of what matters more.
-    uint64_t pipe = rank == static_cast<int>(Priority::bulk) ? l.pipe : l.pipe + l.slack;
-    if (!load_has_room(a.load, a.others, rank, want, pipe)) return false;
+    if (!load_has_room(a.load, a.others, rank, want, l.pipe)) return false;
     if (l.spec.max_attempts != 0 && l.outstanding.attempts >= l.spec.max_attempts) return false;
-    return load_has_room(b.load, b.others, rank, want, pipe) && load_has_room(l.load, 0, rank, want, pipe);
+    return load_has_room(b.load, b.others, rank, want, l.pipe) &&
+           load_has_room(l.load, 0, rank, want, l.pipe);
 }
 
 // What the owner lets this link have in flight for such a flow; 0: what there is room for.

@@ -228,8 +228,8 @@ void Checkpoint::rail(A& a, T& x) {
 template <class A, class T>
 void Checkpoint::link(A& a, T& x) {
     auto& [spec, peer, state, removed, counted, load, first, last, path, path_rate, path_lows, local_mark,
-           remote_mark, marked_at, rate, pipe, wander, slack, pace, latency, ramp, window, window_until,
-           quiet_since, quiet_lag, jitter, suspect_since, down_since, probation_since, next_probe, probe_gap,
+           remote_mark, marked_at, rate, pipe, pace, latency, ramp, window, window_until, quiet_since,
+           quiet_lag, jitter, suspect_since, down_since, probation_since, next_probe, probe_gap,
            shows_progress, condemned, corrupting, tainted_until, posted, used, superseded, revoked, failed,
            outstanding, reissued, bound, average, last_done] = x;
     visit_link_spec(a, spec);
@@ -248,8 +248,6 @@ void Checkpoint::link(A& a, T& x) {
     a.t(marked_at);
     a.u(rate);
     a.u(pipe);
-    a.t(wander);
-    a.u(slack);
     if constexpr (A::loads) pace = Pace(rate);
     latency_model(a, latency);
     a.u(ramp);
@@ -267,8 +265,7 @@ void Checkpoint::link(A& a, T& x) {
     a.u(average);
     a.t(last_done);
     if constexpr (A::loads) {
-        if (state > LinkState::probation || spec.latency < 0 || jitter < 0 || probe_gap < 0 || wander < 0)
-            a.in.fail();
+        if (state > LinkState::probation || spec.latency < 0 || jitter < 0 || probe_gap < 0) a.in.fail();
     }
 }
 

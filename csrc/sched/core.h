@@ -68,7 +68,6 @@ class Core {
     uint64_t link_rate(const Link& l) const;
     void set_rate(Link& l, uint64_t rate);
     void set_pipe(Link& l);
-    void learn_wander(Link& l, const Attempt& a);
     void set_group(Peer& p, size_t group);
     void count_link(LinkId link, bool counted);
     void load_add(Link& l, int priority, uint64_t bytes);

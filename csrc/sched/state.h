@@ -80,11 +80,8 @@ struct Link {
     uint32_t path_lows = 0;  // samples in a row that say so
     uint64_t local_mark = 0, remote_mark = 0;
     Nanos marked_at = 0;
-    // As of the last refresh: its rate, and what must be in flight for it never to run dry. How much later
-    // than predicted attempts end of late, and what must be in flight on top of the pipe because of it.
+    // As of the last refresh: its rate, and what must be in flight for it never to run dry.
     uint64_t rate = 1, pipe = 0;
-    Nanos wander = 0;
-    uint64_t slack = 0;
     Pace pace;
     LatencyModel latency;
     uint64_t ramp = 0;  // largest slice until it has proved itself; 0: no limit

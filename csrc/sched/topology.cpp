@@ -6,7 +6,6 @@ namespace tent::sched {
 namespace {
 constexpr uint64_t kMostShared = uint64_t{1} << 40;  // bytes that one word of others may stand for
 constexpr Nanos kLongestShare = 5 * kMillisecond;    // without a word of our own
-constexpr Nanos kMostWander = 10 * kMillisecond;     // later than this is a fault, not jitter
 
 // In the place of one that was forgotten, or behind all.
 template <class T>
@@ -156,18 +155,7 @@ void Core::set_rate(Link& l, uint64_t rate) {
 // A rail's pipe only ever grows between refreshes: it serves a test that may be too hopeful.
 void Core::set_pipe(Link& l) {
     l.pipe = bytes_in(l.latency.get(), l.rate);
-    l.slack = bytes_in(l.wander, l.rate);
-    each_rail(l, [&](Rail& r) { r.pipe = std::max(r.pipe, l.pipe + l.slack); });
-}
-
-// The latency is the least that was seen; where attempts end later than predicted now and then, by what is on
-// the way or by processors that are busy elsewhere, a link that is filled by that latency alone runs dry.
-// Twice the mean lateness covers nearly all of it.
-void Core::learn_wander(Link& l, const Attempt& a) {
-    if (!rails_[l.spec.local].model.proven() || !rails_[l.spec.remote].model.proven()) return;
-    Nanos late = std::clamp<Nanos>(now_ - a.predicted, 0, kMostWander);
-    l.wander = std::min(kMostWander, std::max<Nanos>(0, l.wander + (2 * late - l.wander) / 8));
-    set_pipe(l);
+    each_rail(l, [&](Rail& r) { r.pipe = std::max(r.pipe, l.pipe); });
 }
 
 void Core::refresh(Peer& p) {
