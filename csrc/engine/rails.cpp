@@ -126,8 +126,10 @@ Status Engine::add_rail(const Interface& i) {
     door_->add(std::move(*fd));
     rail.name = i.name;
     rail.loopback = i.loopback;
+    // What the settings say, or else the link's speed; measurements take over from both.
     auto rate = settings_.rail_rates.find(i.name);
-    rail.rail = sprayer_.add_rail({i.name, rate == settings_.rail_rates.end() ? 0 : rate->second});
+    bool said = rate != settings_.rail_rates.end();
+    rail.rail = sprayer_.add_rail({i.name, said ? rate->second : transport::speed_of(i.name)});
     rails_.push_back(std::move(rail));
     return Status::good();
 }

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/poller.h"
@@ -17,6 +18,11 @@ struct Interface {
     bool loopback = false;
     bool carrier = false;  // it has a link partner
 };
+// What a device's driver says of its speed, in Mbit/s, as bytes a second; 0: unknown, or not to be believed,
+// as with software devices, which say anything.
+uint64_t believed_speed(uint32_t mbits, std::string_view driver);
+// The same, asked of the kernel (ethtool).
+uint64_t speed_of(const std::string& interface);
 // No link-local addresses: they need a zone, and zones are ours alone.
 std::vector<Interface> interfaces();
 

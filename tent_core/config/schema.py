@@ -109,7 +109,7 @@ class RailsConfig:
         Setting(Kind.names, "Interfaces that are no rails, by name or pattern."),
     )
     rates: tuple[str, ...] = names(
-        "What rails carry, where you know it: eth0=25Gbit. Unknown ones are found out by use."
+        "What rails carry, where you know it: eth0=25Gbit. Of others the link speed is believed until use shows it."
     )
     share: bool = flag(
         False,
