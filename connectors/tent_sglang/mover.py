@@ -131,14 +131,17 @@ class Mover:
         return np.asarray(transfer.status)
 
     def _account(self, op: Op, status: Statuses, page_bytes: int, seconds: float) -> list[bool]:
-        done = np.isin(status, _DONE[op])
-        moved = int(np.count_nonzero(status == (PageStatus.HIT if op == "get" else PageStatus.STORED)))
+        if op == "get" and not status.any():  # all of them HIT, which is 0: the common case, without a look at each
+            done, moved, reasons = np.ones(len(status), np.bool_), len(status), {}
+        else:
+            done = np.isin(status, _DONE[op])
+            moved = int(np.count_nonzero(status == (PageStatus.HIT if op == "get" else PageStatus.STORED)))
+            reasons = _reasons(status[~done])
         (self.reads if op == "get" else self.writes).add(moved, moved * page_bytes, seconds)
         self._guard.count(f"{op}.pages", moved)
         self._guard.count(f"{op}.bytes", moved * page_bytes)
         if op == "set":
             self._guard.count("set.pages_present", int(np.count_nonzero(status == PageStatus.PRESENT)))
-        reasons = _reasons(status[~done])
         if reasons:
             self._explain(op, reasons, len(done))
         if op == "get":

@@ -1,9 +1,8 @@
 """How much of a prefetch of 128 pages is spent in Python: `python e2e/sglang/prefetch_share.py`.
 
-The same call is made for pages of 512 KiB and for pages of the same parts with hardly a byte in them, out of another
-process's memory: the processor time that the small ones take, look-up and wake-ups included, is more than our Python
-takes of the large ones. Elapsed times stand beside those of the processor, which are of this process. Needs TENT and
-numpy, and nothing of SGLang.
+The processor's time of every thread that runs our Python during the call (the caller's and the store's), less what
+these threads spend inside the native module, over the time that the call takes. Out of another process's memory, pages
+of 512 KiB. Needs TENT and numpy, and nothing of SGLang.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from tent_core import _native
 from tent_sglang.backend import TentHiCacheStorage
 
 PAGES, SLOTS = 128, 16
@@ -72,17 +74,65 @@ def attach(pool: Pool) -> TentHiCacheStorage:
     return backend
 
 
-def times(pool: Pool, rounds: int) -> tuple[float, float]:
-    """Milliseconds of a call: elapsed, and of the processor. Medians."""
+class Native:
+    """The time that each thread of ours spends inside the native module, counted by wrapping all that it offers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+        for name, value in list(vars(_native).items()):
+            if isinstance(value, type):
+                for method, function in list(vars(value).items()):
+                    if not method.startswith("__") and callable(function):
+                        setattr(value, method, self._wrapped(function))
+            elif callable(value) and not name.startswith("__"):
+                setattr(_native, name, self._wrapped(value))
+
+    def take(self) -> float:
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _wrapped(self, function: Callable[..., Any]) -> Any:
+        clock = time.thread_time
+
+        def timed(*args: Any, **options: Any) -> Any:
+            if not _moves(threading.current_thread()):
+                return function(*args, **options)
+            began = clock()
+            try:
+                return function(*args, **options)
+            finally:
+                spent = clock() - began
+                with self._lock:
+                    self._seconds += spent
+
+        return timed
+
+
+def our_threads() -> float:
+    """Processor time of the caller and of the store's threads that move pages, in seconds."""
+    clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threading.enumerate() if _moves(thread)]
+    return sum(map(time.clock_gettime, clocks))
+
+
+def _moves(thread: threading.Thread) -> bool:
+    return thread is threading.main_thread() or thread.name.startswith("tent-store-")
+
+
+def times(pool: Pool, rounds: int, native: Native) -> tuple[float, float]:
+    """Milliseconds of a call: elapsed, and of our Python. Medians."""
     backend = attach(pool)
     try:
         taken = []
         for _ in range(rounds + 1):  # the first connects
-            started, worked = time.perf_counter(), time.process_time()
+            native.take()
+            started, worked = time.perf_counter(), our_threads()
             assert all(backend.batch_get_v1(KEYS, INDICES))
-            taken.append((time.perf_counter() - started, time.process_time() - worked))
-        elapsed, busy = (statistics.median(column) * 1e3 for column in zip(*taken[1:], strict=True))
-        return elapsed, busy
+            elapsed = time.perf_counter() - started
+            taken.append((elapsed, our_threads() - worked - native.take()))
+        elapsed, ours = (statistics.median(column) * 1e3 for column in zip(*taken[1:], strict=True))
+        return elapsed, ours
     finally:
         backend.close()
 
@@ -91,22 +141,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
+    native = Native()
     for name, parts in (("page_first", 2), ("layer_first", 32)):
-        large, small = Pool(parts, (512 << 10) // parts), Pool(parts, 16)
-        shapes = [f"{pool.parts}x{pool.size}" for pool in (large, small)]
-        command = [sys.executable, "-c", OWNER, sys.path[0], *shapes]
+        pool = Pool(parts, (512 << 10) // parts)
+        command = [sys.executable, "-c", OWNER, sys.path[0], f"{pool.parts}x{pool.size}"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
             assert owner.stdout is not None and owner.stdout.readline().strip() == "ready"
-            (whole, whole_cpu), (bare, bare_cpu) = (times(pool, options.rounds) for pool in (large, small))
+            whole, ours = times(pool, options.rounds, native)
             owner.communicate()
-        figures = {
-            "ms": whole,
-            "cpu_ms": whole_cpu,
-            "without_bytes_ms": bare,
-            "without_bytes_cpu_ms": bare_cpu,
-        }
-        rounded = {key: round(value, 2) for key, value in figures.items()}
-        print(json.dumps({"layout": name, "parts": parts, "pages": PAGES, **rounded}))
+        figures = {"ms": round(whole, 2), "python_ms": round(ours, 2), "share": round(ours / whole, 4)}
+        print(json.dumps({"layout": name, "parts": parts, "pages": PAGES, **figures}))
     return 0
 
 
