@@ -131,7 +131,8 @@ class Mover:
         return np.asarray(transfer.status)
 
     def _account(self, op: Op, status: Statuses, page_bytes: int, seconds: float) -> list[bool]:
-        if op == "get" and not status.any():  # all of them HIT, which is 0: the common case, without a look at each
+        if op == "get" and not status.any():
+            # All of them HIT, which is 0: the common case.
             done, moved, reasons = np.ones(len(status), np.bool_), len(status), {}
         else:
             done = np.isin(status, _DONE[op])

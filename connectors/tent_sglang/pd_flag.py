@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["CHOSEN", "offer_transfer_backend"]
 
 FLAG = "--disaggregation-transfer-backend"
-# Set by the flag in SGLang's first process, for those that it starts.
-CHOSEN = "TENT_SGLANG_HANDOFF"
+# Set by the flag in SGLang's first process, for those that it starts. Not a setting of TENT's, whose names begin so.
+CHOSEN = "SGLANG_TENT_HANDOFF"
 
 
 def offer_transfer_backend(parser: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tent_core.config import load_config
 from tent_core.errors import PermissionDenied
 from tent_sglang import pd_hooks
 from tent_sglang.pd_engine import GrantedSession, TentTransferEngine
@@ -135,5 +136,6 @@ def test_the_flag_of_hand_offs_accepts_tent(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(CHOSEN, "0")
     chosen = parser.parse_args(["--disaggregation-transfer-backend", "tent"])
     assert chosen.disaggregation_transfer_backend == "mooncake" and os.environ[CHOSEN] == "1"
+    load_config({})  # the variable is none of its own
     with pytest.raises(argparse.ArgumentError):
         parser.parse_args(["--disaggregation-transfer-backend", "tnet"])
