@@ -8,22 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import sys
-import time
 from typing import Any
 
-os.environ.update(
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_CPU_KVCACHE_SPACE="1",
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    VLLM_NO_USAGE_STATS="1",
-    DO_NOT_TRACK="1",
-    OMP_NUM_THREADS="1",
-    TORCHDYNAMO_DISABLE="1",
-)
+from one_process import Vllm
 
 
 def lose_pages(lost: list[int]) -> None:
@@ -45,50 +33,16 @@ def lose_pages(lost: list[int]) -> None:
 
 
 def main(model: str) -> None:
-    from vllm import LLM, SamplingParams
-
     task = json.load(sys.stdin)
-    llm = LLM(
-        model,
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=8192,
-        disable_log_stats=False,
-        kv_transfer_config={
-            "kv_connector": "TentConnector",
-            "kv_role": "kv_both",
-            "kv_connector_extra_config": task["config"],
-        },
-    )
-    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=1)
+    vllm = Vllm(model, task["config"])
 
     def ask() -> dict[str, Any]:
-        output = llm.generate({"prompt_token_ids": task["prompt"]}, params, use_tqdm=False)[0]
-        steps = zip(output.outputs[0].logprobs, output.outputs[0].token_ids, strict=True)
-        llm.reset_prefix_cache()
-        hits = sum(m.value for m in llm.get_metrics() if m.name == "vllm:external_prefix_cache_hits")
-        return {
-            "logprobs": [step[token].logprob for step, token in steps],
-            "reason": output.outputs[0].finish_reason,
-            "hits": hits,
-        }
-
-    def wait_stored(pages: int) -> None:
-        """Saves go on after the answer, and are counted when vLLM works."""
-        deadline = time.monotonic() + 60
-        while (
-            sum(
-                metric.value
-                for metric in llm.get_metrics()
-                if metric.name == "vllm:tent_events" and metric.labels["event"] == "save.stored"
-            )
-            < pages
-        ):
-            assert time.monotonic() < deadline, f"{pages} pages are not stored"
-            llm.generate({"prompt_token_ids": [5, 6, 7]}, params, use_tqdm=False)
+        answer = vllm.ask(task["prompt"])
+        vllm.reset()
+        return {**answer, "hits": vllm.count("vllm:external_prefix_cache_hits")}
 
     answers = {"computed": ask()}
-    wait_stored(task["pages"])
+    vllm.wait_stored(task["pages"])
     answers["loaded"] = ask()
     lose_pages([3, 7])
     answers["lost in the middle"] = ask()

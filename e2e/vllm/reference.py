@@ -1,39 +1,21 @@
-"""vLLM in one process, without a connector: {name: token ids} on standard input, {name: answer} on standard output."""
+"""vLLM in one process, without a connector. Standard input: {name: token ids}, standard output: {name: answer}.
+Arguments: the model, how many tokens an answer has, and {name: tokens} for those that have another number."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 
-os.environ.update(
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_CPU_KVCACHE_SPACE="1",
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    VLLM_NO_USAGE_STATS="1",
-    DO_NOT_TRACK="1",
-    OMP_NUM_THREADS="1",
-    TORCHDYNAMO_DISABLE="1",
-)
+from one_process import Vllm
 
 
-def main(model: str, new_tokens: int) -> None:
-    from vllm import LLM, SamplingParams
-
+def main(model: str, new_tokens: int, others: dict[str, int]) -> None:
+    vllm = Vllm(model, None)
     prompts = json.load(sys.stdin)
-    llm = LLM(model, dtype="float32", enforce_eager=True, max_model_len=8192)
-    params = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, logprobs=1)
-    answers = {}
-    for name, tokens in prompts.items():
-        output = llm.generate({"prompt_token_ids": tokens}, params, use_tqdm=False)[0].outputs[0]
-        logprobs = [
-            step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)
-        ]
-        answers[name] = {"tokens": list(output.token_ids), "logprobs": logprobs}
-    print(json.dumps(answers))
+    print(
+        json.dumps({name: vllm.ask(prompt, others.get(name, new_tokens)) for name, prompt in prompts.items()})
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})

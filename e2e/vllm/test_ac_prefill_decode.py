@@ -43,7 +43,7 @@ class Vllm:
                 stderr=log,
                 text=True,
             )
-        self.send(config)
+        self.send({"config": config, "transfer": {}})
 
     def send(self, message: Any) -> None:
         assert self.process.stdin is not None
