@@ -15,6 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,12 +26,14 @@ from tent_core.errors import DeadlineExceeded, Internal
 __all__ = ["ServerProcess", "free_port", "generated_model", "models_folder", "same_logprobs"]
 
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
+_NAMESPACES = Path("/run/netns")
 # Computed and loaded KV cache give log-probabilities that differ by some 1e-6 in fp32; wrong cache by 1e-2 and more.
 LOGPROB_TOLERANCE = 1e-4
 
 
 class ServerProcess:
-    """One server and its children, on the loopback interface.
+    """One server and its children, on the loopback interface of this network namespace or of another one.
 
     Start and stop belong to one thread; requests may come from several. A server ends with the process that started
     it, also when that is killed.
@@ -38,18 +41,23 @@ class ServerProcess:
 
     name = "server"
 
-    def __init__(self, log: Path, *, core: int | None = None, port: int | None = None) -> None:
-        """`log`: where its output goes. `core`: the CPU core that it is kept to."""
+    def __init__(
+        self, log: Path, *, core: int | None = None, port: int | None = None, namespace: str = ""
+    ) -> None:
+        """`log`: where its output goes. `core`: the CPU core that it is kept to. `namespace`: in which it runs, and is
+        asked (root only)."""
         self.log = log
+        self.namespace = namespace
         self.core = core
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def spawn(self, command: Sequence[str], environment: dict[str, str]) -> None:
         """Starts the process and returns at once."""
+        inside = ["ip", "netns", "exec", self.namespace] if self.namespace else []
         with open(self.log, "wb") as output:
             self.process = subprocess.Popen(
-                list(command),
+                [*inside, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -86,7 +94,7 @@ class ServerProcess:
 
     def call(self, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, str]:
         """One request: (HTTP status, answer). Raises OSError or HTTPException when the server goes away."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = self._connect(timeout)
         try:
             headers = {"Content-Type": "application/json"}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -97,7 +105,7 @@ class ServerProcess:
 
     def stream(self, path: str, body: Any, timeout: float = 300) -> Iterator[dict[str, Any]]:
         """The events of one streamed answer (server-sent events), as they come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = self._connect(timeout)
         try:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -109,6 +117,12 @@ class ServerProcess:
                     yield json.loads(text[5:])
         finally:
             connection.close()
+
+    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        with _in_namespace(self.namespace):
+            connection.connect()
+        return connection
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a Prometheus metric over the rows that carry `labels`; 0 before its first event."""
@@ -159,6 +173,27 @@ class ServerProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+@contextmanager
+def _in_namespace(name: str) -> Iterator[None]:
+    """Sockets that this thread makes meanwhile belong to the network namespace `name`; "": to its own."""
+    if not name:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(path: Path) -> None:
+        with open(path, "rb") as namespace:
+            if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {path}")
+
+    with open("/proc/thread-self/ns/net", "rb") as own:
+        enter(_NAMESPACES / name)
+        try:
+            yield
+        finally:
+            libc.setns(own.fileno(), _CLONE_NEWNET)
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from tent_core.cli.demo_common import ServerProcess
 from tent_core.errors import DeadlineExceeded, Internal
 
-__all__ = ["BLOCK_TOKENS", "Answer", "VllmServer"]
+__all__ = ["BLOCK_TOKENS", "PREFILL", "Answer", "VllmServer"]
 
 # vLLM's block size on a CPU: tokens in a page.
 BLOCK_TOKENS = 128
@@ -28,6 +28,17 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCHDYNAMO_DISABLE": "1",
     "VLLM_SERVER_DEV_MODE": "1",
+}
+
+
+# What proxies ask of the prefill server: a completion of one token, with this as its kv_transfer_params.
+PREFILL = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
 }
 
 
@@ -48,10 +59,17 @@ class VllmServer(ServerProcess):
     name = "vLLM"
 
     def __init__(
-        self, python: str, model: Path, log: Path, *, core: int | None = None, port: int | None = None
+        self,
+        python: str,
+        model: Path,
+        log: Path,
+        *,
+        core: int | None = None,
+        port: int | None = None,
+        namespace: str = "",
     ) -> None:
         """`python`: the interpreter that has vLLM and TENT."""
-        super().__init__(log, core=core, port=port)
+        super().__init__(log, core=core, port=port, namespace=namespace)
         self.python = python
         self.model = model
 
@@ -63,11 +81,12 @@ class VllmServer(ServerProcess):
         arguments: Sequence[str] = (),
         kv_gib: int = 1,
         max_tokens: int = 8192,
+        environment: dict[str, str] | None = None,
     ) -> None:
         """Starts the process and returns at once.
 
         `extra_config`: TENT's configuration. `connector`: further keys of `--kv-transfer-config`; {} is the plain one,
-        None leaves TENT out. `kv_gib`: GiB of KV cache.
+        None leaves TENT out. `kv_gib`: GiB of KV cache. `environment`: beside this process's own.
         """
         command = [
             self.python, "-m", "vllm.entrypoints.openai.api_server",
@@ -81,24 +100,25 @@ class VllmServer(ServerProcess):
             if extra_config:
                 transfer["kv_connector_extra_config"] = extra_config
             command += ["--kv-transfer-config", json.dumps(transfer)]
-        self.spawn([*command, *arguments], {**_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})
+        own = {**_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib), **(environment or {})}
+        self.spawn([*command, *arguments], own)
 
     def complete(
-        self, prompt: str | list[int], *, new_tokens: int = 8, salt: str | None = None, timeout: float = 300
+        self,
+        prompt: str | list[int],
+        *,
+        new_tokens: int = 8,
+        salt: str | None = None,
+        handoff: dict[str, Any] | None = None,
+        timeout: float = 300,
     ) -> Answer:
-        """A greedy completion. `salt`: pages of one salt are found under no other, so a fresh one recomputes."""
-        body: dict[str, Any] = {
-            "model": _MODEL,
-            "prompt": prompt,
-            "max_tokens": new_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "logprobs": 1,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        """A greedy completion. `salt`: pages of one salt are found under no other, so a fresh one recomputes.
+        `handoff`: what `prefill` of another server answered. `timeout`: between two events."""
+        body = {**_body(prompt, new_tokens), "stream": True, "stream_options": {"include_usage": True}}
         if salt is not None:
             body["cache_salt"] = salt
+        if handoff is not None:
+            body["kv_transfer_params"] = handoff
         started = time.monotonic()
         first = 0.0
         tokens: list[str] = []
@@ -114,6 +134,36 @@ class VllmServer(ServerProcess):
                 logprobs += choice["logprobs"]["token_logprobs"]
         details = usage.get("prompt_tokens_details") or {}
         return Answer(tokens, logprobs, usage.get("prompt_tokens", 0), details.get("cached_tokens", 0), first)
+
+    def begin(
+        self, prompt: str | list[int], *, new_tokens: int = 8, handoff: dict[str, Any] | None = None
+    ) -> http.client.HTTPConnection:
+        """Sends a request and reads no answer; the client goes away when the connection is closed."""
+        connection = self._connect(120)
+        body = {**_body(prompt, new_tokens), "stream": True}
+        if handoff is not None:
+            body["kv_transfer_params"] = handoff
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        return connection
+
+    def choices(self, prompt: str | list[int], count: int, *, new_tokens: int = 8) -> list[list[float]]:
+        """Log-probabilities of `count` completions of one prompt, as one request (`n`)."""
+        body = {**_body(prompt, new_tokens), "n": count}
+        return [choice["logprobs"]["token_logprobs"] for choice in self._post(body)["choices"]]
+
+    def prefill(self, prompt: str | list[int]) -> dict[str, Any]:
+        """Computes a prompt that is to be decoded elsewhere, as a proxy asks for it: `kv_transfer_params` for there."""
+        params: dict[str, Any] = self._post({**_body(prompt, 1), "kv_transfer_params": PREFILL})[
+            "kv_transfer_params"
+        ]
+        return params
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        status, text = self.call("POST", "/v1/completions", body)
+        if status != 200:
+            raise Internal(f"vLLM refused the request: {status} {text}")
+        answer: dict[str, Any] = json.loads(text)
+        return answer
 
     def external_hits(self) -> int:
         """Tokens of prompts that vLLM says came through its connector."""
@@ -147,3 +197,15 @@ class VllmServer(ServerProcess):
         status, text = self.call("POST", path)
         if status != 200:
             raise Internal(f"vLLM did not reset its prefix cache: {status} {text}")
+
+
+def _body(prompt: str | list[int], new_tokens: int) -> dict[str, Any]:
+    """A greedy completion of exactly so many tokens, with their log-probabilities."""
+    return {
+        "model": _MODEL,
+        "prompt": prompt,
+        "max_tokens": new_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "logprobs": 1,
+    }
