@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
     SupportsHMA,
 )
-from vllm.logger import init_logger
 from vllm.version import __version__ as vllm_version
 
 from tent_core.config import resolve_secret
 from tent_core.errors import Unsupported
+from tent_core.explain import Ring
 
 from . import handle as handles
 from .backend import attention_backend, hash_unit, ranks_of_this_worker
@@ -34,13 +34,16 @@ from .handoff_worker import HandoffWorker
 from .identity import check_supported, namespace_fields
 from .layout import PageLayout, page_layout
 from .lookups import LookupService
-from .plan import GroupPages, RankPages, StepPlan, WorkerTold
+from .messages import TentHandshake, TentMetadata, TentWorkerMetadata
+from .plan import GroupPages, RankPages, StepPlan
 from .rank_lookup import RankLookup
 from .scheduler import SchedulerSide
 from .settings import split_extra_config
 from .stats import TentPromMetrics, TentStats
 from .store_pages import StorePages
+from .surroundings import beside_others, choose_recompute, of_group
 from .versions import unknown_calls
+from .weights import with_version
 from .worker import WorkerSide
 
 try:
@@ -54,29 +57,6 @@ try:
     _HIT_SOURCE = getattr(CacheHitSource, "P2P", None)
 except ImportError:
     _HIT_SOURCE = None
-
-
-_vllm_log = init_logger("vllm.tent")
-
-
-@dataclass
-class TentMetadata(KVConnectorMetadata):  # type: ignore[misc]
-    plan: StepPlan
-    handoff: HandoffPlan | None = None
-
-
-@dataclass
-class TentHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]
-    pages: RankPages
-    end: Endpoint | None = None
-
-
-@dataclass
-class TentWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    told: WorkerTold
-
-    def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
-        return TentWorkerMetadata(self.told.merged(other.told))
 
 
 class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -99,11 +79,14 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             rank=vllm_config.parallel_config.rank if role == KVConnectorRole.WORKER else 0,
         )
         self._guard = self._handle.guard
+        self._handle.weights = self._handle.weights or self._settings.weights_version
         self._plan: StepPlan | None = None
         self._worker: WorkerSide | None = None
         self._pages: RankPages | None = None
         self._scheduler: SchedulerSide | None = None
         self._lookup: RankLookup | None = None
+        self._ring: Ring | None = None
+        self._introduced: dict[int, TentHandshake] = {}
         if unknown := unknown_calls(KVConnectorBase_V1):
             log.warning(
                 "vLLM %s makes calls that TENT does not know and vLLM's defaults answer: %s",
@@ -116,7 +99,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._handing: HandoffScheduler | None = None
         self._groups = self._check(vllm_config, kv_cache_config)
         if role == KVConnectorRole.SCHEDULER:
-            _choose_recompute(transfer, self._settings.keep_failure_policy)
+            choose_recompute(transfer, self._settings.keep_failure_policy)
             if self._groups is not None:
                 self._scheduler = SchedulerSide(
                     self._groups,
@@ -126,6 +109,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                     saves=transfer.is_kv_producer,
                     ranks=vllm_config.parallel_config.world_size,
                 )
+                self._ring = Ring({"engine": f"vllm {vllm_version}", "node": ""})
                 if self._groups.plain:
                     self._handing = HandoffScheduler(
                         self._groups.all[0].tokens,
@@ -133,6 +117,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                         engine_id=str(transfer.engine_id),
                         produces=transfer.is_kv_producer,
                         consumes=transfer.is_kv_consumer,
+                        weights=lambda: self._scheduler.weights if self._scheduler is not None else "",
                     )
 
     def _check(self, vllm_config: Any, kv_cache_config: Any) -> Groups | None:
@@ -170,7 +155,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             return
         groups = self._groups
         assert groups is not None
-        layouts = [page_layout(_of_group(kv_caches, groups, index)) for index in range(len(groups.all))]
+        layouts = [page_layout(of_group(kv_caches, groups, index)) for index in range(len(groups.all))]
         ranks, backend = ranks_of_this_worker(), attention_backend(self._vllm_config)
         named = tuple(
             GroupPages(
@@ -193,7 +178,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         pages = StorePages(self._handle, layouts, named, model=model)
         events = getattr(self._vllm_config.kv_events_config, "enable_kv_cache_events", False)
         self._worker = WorkerSide(pages, self._guard, self._settings, events=bool(events))
-        if groups.plain:
+        if groups.plain and not beside_others(self._vllm_config):
             # A fault of its own takes nothing from the cache.
             self._hands, self._end = self._guard.run(
                 "handoff", lambda: self._handoff(pages, layouts[0], named[0]), lambda: (None, None)
@@ -215,6 +200,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             rank=self._vllm_config.parallel_config.rank,
             lease=settings.handoff_lease_ms / 1000,
             timeout=settings.handoff_timeout_ms / 1000,
+            weights=lambda: pages.weights,
         )
         return hands, Endpoint(store.engine.descriptor(), form)
 
@@ -226,6 +212,9 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if hands is not None:
             self._guard.run("shutdown", hands.close, lambda: None)
         worker, scheduler, self._worker, self._scheduler = self._worker, self._scheduler, None, None
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.close()
         if worker is not None:
             self._guard.run("shutdown", worker.close, lambda: None)
         if scheduler is not None:
@@ -248,6 +237,8 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def _prepare(self, metadata: KVConnectorMetadata) -> None:
         self._plan = metadata.plan if isinstance(metadata, TentMetadata) else None
+        if self._plan is not None and self._plan.introduce and self._worker is not None:
+            self._worker.introduce(self._vllm_config.parallel_config.rank, self.get_handshake_metadata())
         if self._worker is not None and self._plan is not None:
             self._worker.prepare(self._plan)
         self._handoff_plan = metadata.handoff if isinstance(metadata, TentMetadata) else None
@@ -335,6 +326,9 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Start looking up, when every rank has said how its pages are named."""
         ranks = self._vllm_config.parallel_config.world_size
         pages = [shake.pages for shake in shakes if isinstance(shake, TentHandshake)]
+        if shakes and not pages:
+            # MultiConnector passes on the first of its connectors' words only: ours comes with the first step.
+            return
         if self._scheduler is None or len(pages) != ranks:
             log.error(
                 "%d of %d workers can store pages: requests are computed as without TENT", len(pages), ranks
@@ -345,7 +339,11 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         ends = [shake.end for shake in shakes if isinstance(shake, TentHandshake) and shake.end is not None]
         if self._handing is not None and len(ends) == ranks:
             self._handing.serve(ends, resolve_secret(self._handle.config))
-        self._lookup = RankLookup(self._handle, self._groups, pages, settings.pin_ms)
+        if self._ring is not None:
+            node = getattr(self._handle.store, "node_name", "")
+            fields = with_version(pages[0].groups[0].fields, self._scheduler.weights)
+            self._ring.about({"engine": f"vllm {vllm_version}", "node": node, "fields": fields})
+        self._lookup = RankLookup(self._handle, self._groups, pages, settings.pin_ms, self._scheduler.weights)
         self._scheduler.serve(
             LookupService(
                 self._lookup,
@@ -353,6 +351,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 self._groups,
                 pause=settings.lookup_pause_ms / 1000,
                 failed_for=settings.failed_page_ms / 1000,
+                use=self._lookup.use,
             ),
             [sum(rank.groups[i].page_bytes for rank in pages) for i in range(len(self._groups.all))],
         )
@@ -391,6 +390,7 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 "handoff", lambda: handing.matched(request, num_computed_tokens), lambda: 0
             )
             if handed:
+                scheduler.matched_elsewhere(request, num_computed_tokens)
                 return handed, True
         return self._guard.run(
             "match", lambda: scheduler.matched_tokens(request, num_computed_tokens), lambda: (0, False)
@@ -417,10 +417,18 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             return
         meta = getattr(connector_output, "kv_connector_worker_meta", None)
         told = meta.told if isinstance(meta, TentWorkerMetadata) else None
+        if told is not None and told.named:
+            self._guard.run("introduce", lambda: self._meet(told.named), lambda: None)
         invalid = set(getattr(connector_output, "invalid_block_ids", None) or ())
         fetched = tuple(getattr(connector_output, "finished_recving", None) or ())
         failed = tuple(getattr(connector_output, "failed_recving", None) or ())
         self._guard.run("outcome", lambda: scheduler.outcome(told, invalid, fetched, failed), lambda: None)
+
+    def _meet(self, named: dict[int, TentHandshake]) -> None:
+        """Workers say by a step what vLLM's hand-shake did not bring."""
+        self._introduced.update(named)
+        if self._lookup is None and len(self._introduced) == self._vllm_config.parallel_config.world_size:
+            self._serve([shake for _, shake in sorted(self._introduced.items())])
 
     def take_events(self) -> Iterable[Any]:
         """For routers: blocks that went into the pool since the last time, and those found missing there."""
@@ -430,15 +438,14 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return pool_events(stored, gone, self._vllm_config.cache_config.block_size)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        scheduler = self._scheduler
+        scheduler, stale = self._scheduler, False
         if scheduler is not None:
+            stale = scheduler.stands_on_older_weights(request)
             self._guard.run("finished", lambda: scheduler.finished(request), lambda: None)
-            if self._settings.explain:
-                story = scheduler.history.of(request.request_id)
-                _vllm_log.info("TENT %s", story.in_words())
+            self._guard.run("explain", lambda: self._tell(scheduler, request.request_id), lambda: None)
         # Saves read the blocks on until somebody else gets them: only hand-offs hold them back.
         handing = self._handing
-        if handing is None:
+        if handing is None or stale:
             return False, None
         return self._guard.run("handoff", lambda: handing.finished(request, block_ids), lambda: (False, None))
 
@@ -447,6 +454,12 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     ) -> tuple[bool, dict[str, Any] | None]:
         return self.request_finished(request, block_ids[0] if block_ids else [])
 
+    def _tell(self, scheduler: SchedulerSide, req_id: str) -> None:
+        """For `tent explain`."""
+        story = scheduler.history.end(req_id)
+        if self._ring is not None and self._groups is not None:
+            self._ring.add(story.record(self._groups.unit))
+
     def reset_cache(self) -> bool | None:
         """Clears this model's pages, for everybody. False when the directory could not be told."""
         lookup, scheduler = self._lookup, self._scheduler
@@ -454,23 +467,6 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             return True
         scheduler.forget_lookups()
         return self._guard.run("reset", lookup.clear, lambda: False)
-
-
-def _choose_recompute(transfer: Any, keep: bool) -> None:
-    """vLLM's default policy ends a request in an error when a page does not come; a cache's misses are computed."""
-    if transfer.kv_load_failure_policy != "recompute" and not keep:
-        log.info(
-            "kv_load_failure_policy is 'recompute' now: a page that TENT has lost is computed, not an error"
-        )
-        transfer.kv_load_failure_policy = "recompute"
-
-
-def _of_group(caches: dict[str, torch.Tensor], groups: Groups, index: int) -> dict[str, torch.Tensor]:
-    """The KV caches of one group's layers. Of a single group: all that vLLM registers, drafts included."""
-    if len(groups.all) == 1:
-        return caches
-    wanted = set(groups.all[index].layers)
-    return {name: cache for name, cache in caches.items() if name in wanted}
 
 
 __all__ = ["TentConnector"]

@@ -30,6 +30,8 @@ class _Running:
     req_id: str
     moving: Moving
     started: float
+    weights: str
+    """The version of the weights under which it was begun."""
     give_up: float
     """When it is cancelled; later, when its release is no longer waited for."""
     cancelled: bool = False
@@ -61,10 +63,17 @@ class Fetches:
         self._clock = clock
         self._running: list[_Running] = []
         self._ended = Ended(set(), set(), [])
+        self._weights = ""
 
-    def start(self, fetches: Iterable[Fetch]) -> None:
-        """Before anything else may write to their blocks; those of earlier owners are let go already."""
+    def start(self, fetches: Iterable[Fetch], found: str, weights: str) -> None:
+        """Before anything else may write to their blocks; those of earlier owners are let go already. `found`: the
+        version of the weights under which they were looked up; `weights`: the one of the step."""
+        self._weights = weights
         for fetch in fetches:
+            if found != weights:
+                self._guard.count("load.other_weights", len(fetch.pages))
+                self._fail(fetch)
+                continue
             running = self._guard.run("load", lambda fetch=fetch: self._start(fetch), lambda: None)  # type: ignore[misc]
             if running is not None:
                 self._running.append(running)
@@ -72,11 +81,12 @@ class Fetches:
                 self._fail(fetch)
 
     def _start(self, fetch: Fetch) -> _Running | None:
-        if len(fetch.pages.keys) != len(fetch.pages) or not self._pages.ready():
+        if len(fetch.pages.keys) != len(fetch.pages) or not self._pages.ready(self._weights):
             self._guard.count("load.not_ready", len(fetch.pages))
             return None
         now = self._clock()
-        return _Running(fetch.req_id, self._pages.get(fetch.pages, self._timeout), now, now + self._timeout)
+        moving = self._pages.get(fetch.pages, self._timeout)
+        return _Running(fetch.req_id, moving, now, self._weights, now + self._timeout)
 
     def _fail(self, fetch: Fetch) -> None:
         self._ended.finished.add(fetch.req_id)
@@ -124,6 +134,10 @@ class Fetches:
     def _note(self, running: _Running, now: float) -> None:
         pages, status = running.moving.pages, running.moving.status
         came = status == PageStatus.HIT
+        if running.weights != self._weights:
+            # The weights changed while it was under way: its request would go on from another model's cache.
+            self._guard.count("load.other_weights", len(pages))
+            came = np.zeros(len(pages), dtype=bool)
         ended = self._ended
         ended.finished.add(running.req_id)
         ended.nbytes += running.moving.bytes_of(came)

@@ -42,6 +42,8 @@ class StoreHandle:
         self.config = config
         self.guard = Guard(interval=float(config.log.interval_s))
         self.users = 0
+        self.weights = ""
+        """The version of the weights that this process computes with: see `weights`. Set by any thread."""
         self._open_store = open_store
         self._store: Any = None
         self._closed = threading.Event()
@@ -118,6 +120,12 @@ def _one_of_many(config: Config, worker: bool, rank: int) -> Config:
     return replace(
         config, node=replace(config.node, name="", port=0), store=replace(config.store, capacity=0)
     )
+
+
+def find(key: str) -> StoreHandle | None:
+    """This process's handle for `key`, if it has one."""
+    with _lock:
+        return _handles.get(key)
 
 
 def release(handle: StoreHandle) -> None:

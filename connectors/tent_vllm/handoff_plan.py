@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,11 @@ class Endpoint:
 
     descriptor: bytes
     form: bytes
+
+
+def form_under(form: bytes, weights: str) -> bytes:
+    """What lies in a block that was computed under a version of the weights."""
+    return hashlib.sha256(form + weights.encode()).digest() if weights else form
 
 
 @dataclass(frozen=True)

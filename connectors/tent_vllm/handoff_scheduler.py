@@ -9,7 +9,7 @@ Knows vLLM's requests by their attributes only, does no I/O, and runs on one thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from tent_core.handoff import Ticket
 
 from .guard import Guard
-from .handoff_plan import Endpoint, HandoffPlan, Offered, Wanted
+from .handoff_plan import Endpoint, HandoffPlan, Offered, Wanted, form_under
 
 _OURS = "tent"
 _VERSION = 1
@@ -26,14 +26,22 @@ _FINISHED = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
 
 class HandoffScheduler:
     def __init__(
-        self, block_tokens: int, guard: Guard, *, engine_id: str, produces: bool, consumes: bool
+        self,
+        block_tokens: int,
+        guard: Guard,
+        *,
+        engine_id: str,
+        produces: bool,
+        consumes: bool,
+        weights: Callable[[], str] = lambda: "",
     ) -> None:
-        """`produces`, `consumes`: what vLLM's kv_role allows."""
+        """`produces`, `consumes`: what vLLM's kv_role allows. `weights`: the version of those that compute now."""
         self._block_tokens = block_tokens
         self._guard = guard
         self._engine_id = engine_id
         self._produces = produces
         self._consumes = consumes
+        self._weights = weights
         self._ends: list[Endpoint] = []
         self._secret = ""
         self._plan = HandoffPlan()
@@ -48,11 +56,11 @@ class HandoffScheduler:
     def matched(self, request: Any, computed: int) -> int:
         """Tokens beyond the `computed` ones that a prefill server holds for this request; 0: none."""
         params = request.kv_transfer_params
-        if not params or not params.get("do_remote_prefill"):
+        if not params or not params.get("do_remote_prefill") or _OURS not in params:
             return 0
-        tickets, tokens = self._read(params.get(_OURS))
+        tickets, tokens = self._read(params[_OURS])
         if not tickets:
-            params["do_remote_prefill"] = False
+            del params[_OURS]
             self._guard.count("handoff.unusable")
             self._guard.warn(
                 "handoff",
@@ -80,10 +88,10 @@ class HandoffScheduler:
     def allocated(self, request: Any, blocks: Sequence[int], external: int) -> bool:
         """The request's blocks. True: `external` tokens are ours to fetch."""
         params = request.kv_transfer_params
-        if not params or not params.get("do_remote_prefill"):
+        if not params or not params.get("do_remote_prefill") or _OURS not in params:
             return False
-        params["do_remote_prefill"] = False  # once; whatever becomes of it, the request is not fetched again
-        tickets, _ = self._read(params.get(_OURS))
+        # Once: whatever becomes of it, the request is not fetched again.
+        tickets, _ = self._read(params.pop(_OURS))
         computed = self._computed.pop(request.request_id, None)
         if external <= 0 or computed is None:
             self._decline(tickets)
@@ -108,9 +116,9 @@ class HandoffScheduler:
         self._computed.pop(request.request_id, None)
         if not params:
             return False, None
-        if params.get("do_remote_prefill"):  # it ended before it was scheduled
-            params["do_remote_prefill"] = False
-            self._decline(self._read(params.get(_OURS))[0])
+        if params.get("do_remote_prefill"):
+            if _OURS in params:  # it ended before it was scheduled
+                self._decline(self._read(params.pop(_OURS))[0])
             return False, None
         if not params.get("do_remote_decode") or request.status.name not in _FINISHED:
             return False, None
@@ -121,7 +129,10 @@ class HandoffScheduler:
                 "handoff", "a request is to be decoded elsewhere, and nothing can be handed over"
             )
             return False, None
-        tickets = [Ticket(end.descriptor, form=end.form, promised=True) for end in self._ends]
+        weights = self._weights()
+        tickets = [
+            Ticket(end.descriptor, form=form_under(end.form, weights), promised=True) for end in self._ends
+        ]
         names = tuple(ticket.name for ticket in tickets)
         self._plan.offers.append(Offered(request.request_id, names, np.array(used, dtype=np.int64)))
         self._guard.count("handoff.offers")

@@ -17,7 +17,7 @@ from tent_core.errors import TentError
 from tent_core.handoff import Handoff
 
 from .guard import Guard
-from .handoff_plan import HandoffPlan, Offered, Wanted
+from .handoff_plan import HandoffPlan, Offered, Wanted, form_under
 from .layout import PageLayout
 
 _THREADS = 4
@@ -34,13 +34,15 @@ class HandoffWorker:
         rank: int,
         lease: float,
         timeout: float,
+        weights: Callable[[], str] = lambda: "",
     ) -> None:
         """`engine`: the one in which the KV caches are registered, or None as long as there is none; asked on vLLM's
         thread. `form`: what lies in a block. `lease`: seconds that blocks wait for their consumer; `timeout`: that a
-        pull may take."""
+        pull may take. `weights`: the version of those that this worker computes with now."""
         self._engine = engine
         self._layout = layout
         self._form = form
+        self._weights = weights
         self._guard = guard
         self._rank = rank
         self._lease = lease
@@ -123,14 +125,14 @@ class HandoffWorker:
         name = offered.names[self._rank]
         try:
             at, lengths = self._ranges(offered.blocks)
-            handoff.offer(at, lengths, name=name, form=self._form)
+            handoff.offer(at, lengths, name=name, form=form_under(self._form, self._weights()))
         except Exception as fault:
             self._guard.count("handoff.offer_faults")
             self._guard.warn("offer", "a request's blocks cannot be offered: %s", str(fault))
             self._over(name)
 
     def _pull(self, handoff: Handoff, wanted: Wanted) -> None:
-        lost = set(wanted.blocks.tolist())
+        lost, weights = set(wanted.blocks.tolist()), self._weights()
         try:
             at, lengths = self._ranges(wanted.blocks)
             parts = len(self._layout.lengths)
@@ -140,7 +142,7 @@ class HandoffWorker:
                 at,
                 lengths,
                 parts=which,
-                form=self._form,
+                form=form_under(self._form, weights),
                 priority="interactive",
             )
             with self._lock:
@@ -152,7 +154,8 @@ class HandoffWorker:
                     self._pulling.discard(pull)
             self._guard.count("handoff.bytes", result.bytes)
             self._guard.count("handoff.microseconds", int(result.seconds * 1e6))
-            lost = set()
+            if weights == self._weights():  # else the request would go on from another model's cache
+                lost = set()
         except Exception as fault:
             self._guard.count(f"handoff.pull.{fault.code if isinstance(fault, TentError) else 'faults'}")
             self._guard.warn(

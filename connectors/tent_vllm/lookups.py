@@ -79,18 +79,20 @@ class LookupService:
         *,
         pause: float,
         failed_for: float,
+        use: Callable[[str], None] = lambda version: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`ask(keys)` does the I/O. Its faults, and None, are misses.
 
         `pause`: seconds without waiting after the directory was found down. `failed_for`: seconds for which a page
-        that failed to load counts as absent.
+        that failed to load counts as absent. `use(version)`: what is asked from now on is of these weights.
         """
         self._ask = ask
         self._guard = guard
         self._groups = groups
         self._pause = pause
         self._failed_for = failed_for
+        self._use = use
         self._clock = clock
         self._failed: dict[tuple[int, bytes], float] = {}
         self._down_until = 0.0
@@ -115,6 +117,11 @@ class LookupService:
             self._failed = {key: until for key, until in self._failed.items() if until > now}
         if len(self._failed) + len(keys) <= _MOST_FAILED_PAGES:
             self._failed.update(((group, key), now + self._failed_for) for key in keys)
+
+    def other_weights(self, version: str) -> None:
+        """From now on pages of this version of the weights are looked for; what failed was another's."""
+        self._use(version)
+        self._failed = {}
 
     def usable(self, lookup: PrefixLookup, start: int, end: int) -> int:
         """Units that can be loaded from unit `start` on, up to `end`: there, and not failed of late."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,10 @@ class StepPlan:
     would hear of a clear some time later and have its pages refused until then."""
     report: bool = False
     """Whether the worker must answer with a StepReport."""
+    weights: str = ""
+    """The version of the weights under which its pages were found, and are to be stored."""
+    introduce: bool = False
+    """Whether the worker must say how its pages are named: vLLM's hand-shake did not bring it."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,14 @@ class WorkerTold:
     prefill_seconds: float = 0.0
     load_bytes: int = 0
     load_seconds: float = 0.0
+    weights: frozenset[str] = frozenset()
+    """Versions of the weights, other than the plan's, that ranks compute with."""
+    named: dict[int, Any] = field(default_factory=dict)
+    """By rank, what vLLM's hand-shake would have brought, to a scheduler that has not got it."""
 
     def __bool__(self) -> bool:
-        return bool(self.report or self.lost or self.stored or self.prefill_tokens or self.load_seconds)
+        amounts = self.prefill_tokens or self.load_seconds
+        return bool(self.report or self.lost or self.stored or amounts or self.weights or self.named)
 
     def computed(self, tokens: int, seconds: float) -> None:
         self.prefill_tokens += tokens
@@ -119,6 +129,8 @@ class WorkerTold:
             max(self.prefill_seconds, other.prefill_seconds),
             self.load_bytes + other.load_bytes,
             max(self.load_seconds, other.load_seconds),
+            self.weights | other.weights,
+            {**self.named, **other.named},
         )
 
 

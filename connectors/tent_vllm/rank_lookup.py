@@ -15,6 +15,7 @@ from tent_core.store.reason import PageStatus
 from .groups import Groups
 from .handle import StoreHandle
 from .plan import GroupPages, RankPages
+from .weights import with_version
 
 
 class Answer:
@@ -42,7 +43,9 @@ class Answer:
 class RankLookup:
     """Does directory I/O: for the look-up thread. `clear` and `generations` may be called from another."""
 
-    def __init__(self, handle: StoreHandle, groups: Groups, pages: list[RankPages], pin_ms: int) -> None:
+    def __init__(
+        self, handle: StoreHandle, groups: Groups, pages: list[RankPages], pin_ms: int, weights: str = ""
+    ) -> None:
         self._handle = handle
         self._groups = groups
         self._ranks = len(pages)
@@ -52,6 +55,9 @@ class RankLookup:
         self._pin_ms = pin_ms
         self._store: Any = None
         self._namespaces: list[Any] = []
+        self._known = ""
+        self.weights = weights
+        """The version of the weights whose pages are looked for."""
 
     def __call__(self, keys: list[bytes]) -> Answer | None:
         """For the hashes of a request's units. None when there is no store yet."""
@@ -70,10 +76,18 @@ class RankLookup:
 
     def _named(self, store: Any) -> list[Any]:
         """The namespaces in `store`, which may be another one than the last time."""
-        if store is not self._store:
-            self._namespaces = [store.namespace(named.fields) for _, named in self._pages]
+        weights = self.weights
+        if store is not self._store or weights != self._known:
+            self._namespaces = [
+                store.namespace(with_version(named.fields, weights)) for _, named in self._pages
+            ]
+            self._known = weights
             self._store = store  # last: `generations` looks at it first
         return self._namespaces
+
+    def use(self, weights: str) -> None:
+        """Look for pages of this version of the weights from now on."""
+        self.weights = weights
 
     def generations(self) -> dict[bytes, int]:
         """By namespace digest, how often it was cleared, as far as is known here. No I/O: for the scheduler."""
@@ -89,5 +103,5 @@ class RankLookup:
             return False
         for _, named in self._pages:
             # Not the ones kept for look-ups: this may be another thread.
-            store.clear(store.namespace(named.fields))
+            store.clear(store.namespace(with_version(named.fields, self.weights)))
         return True

@@ -10,6 +10,8 @@ Correctness rests on five rules.
   (several ranks, somebody else's loads), saving waits until the step's outcome is here.
 - Where one block's loss cannot be mended by computing from it on (attention with a window: what lies before is gone),
   loads run beside the steps and fail as a whole.
+
+And one of weights: what was found, computed or fetched under one version of them is nothing under another.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .costs import Costs
+from .freshness import Freshness
 from .groups import Groups
 from .guard import Guard
 from .history import History
 from .lookups import LookupService, PrefixLookup
-from .plan import Fetch, Pages, StepPlan, WorkerTold
+from .plan import Fetch, StepPlan, WorkerTold
 from .settings import Settings
+from .tracked import Places, Step, Tracked, pages_of
 
 _KEPT_STEPS = 64
 # Steps of fewer prompt tokens say nothing about the speed of prefill.
@@ -37,35 +40,6 @@ _PREFILL_TOKENS = 64
 _PATIENCE, _LEAST_PATIENCE_S = 2.0, 0.1
 _PROBE_BLOCKS = 4
 _MOST_NEWS = 65536
-
-Places = list[tuple[bytes, int, int]]  # (key, block, group)
-
-
-@dataclass
-class _Tracked:
-    """One request between its arrival and its end. Counts are of units: the tokens of a block hash."""
-
-    request: Any
-    lookup: PrefixLookup | None = None
-    offered_at: float | None = None
-    local: int = 0
-    saved: int = 0
-    beside: bool = False
-    """What was offered last is to be loaded beside the steps."""
-    matched: bool = False
-    """vLLM asked for a match since it last allocated: the next allocation is an admission."""
-    held: tuple[int, ...] = ()
-    """By group, how many blocks it had after the last allocation."""
-
-
-@dataclass
-class _Step:
-    """A step whose outcome may still change what is taken for saved and loaded."""
-
-    number: int
-    loads: list[tuple[str, int, list[int]]] = field(default_factory=list)
-    """(request, index of its first loaded block, block ids)"""
-    saved_before: dict[str, int] = field(default_factory=dict)
 
 
 class SchedulerSide:
@@ -88,14 +62,14 @@ class SchedulerSide:
         self._saves = saves
         self._ranks = ranks
         self._clock = clock
-        self._requests: dict[str, _Tracked] = {}
+        self._requests: dict[str, Tracked] = {}
         self._lookups: LookupService | None = None
         self._page_bytes: Sequence[int] = [0] * len(groups.all)
         self._manager: Any = None
         self._loading_places: Places = []
         self._fetches: list[Fetch] = []
-        self._step = _Step(1)
-        self._steps: deque[_Step] = deque(maxlen=_KEPT_STEPS)
+        self._step = Step(1)
+        self._steps: deque[Step] = deque(maxlen=_KEPT_STEPS)
         self._reused: list[int] = []
         self._admitted: set[str] = set()
         self._busy = False
@@ -108,6 +82,9 @@ class SchedulerSide:
         self._gone: list[bytes] = []
         self.costs = Costs(clock)
         self.history = History()
+        self.weights = settings.weights_version
+        """The version of the weights whose pages are looked for and stored: the workers'."""
+        self._freshness = Freshness()
 
     def serve(self, lookups: LookupService, page_bytes: Sequence[int] = ()) -> None:
         """From now on look-ups can be made: the workers have said how their pages are named. `page_bytes`: of a block
@@ -121,6 +98,11 @@ class SchedulerSide:
         self._manager = manager
 
     # ---- a request's way in
+
+    def matched_elsewhere(self, request: Any, computed: int) -> None:
+        """vLLM asked for a match, and a prefill server has the rest of it."""
+        tracked = self._track(request)
+        tracked.local, tracked.matched, tracked.beside = computed // self._groups.unit, True, False
 
     def on_new_request(self, request: Any) -> None:
         """Start the look-up early: it is often answered before the request's turn comes."""
@@ -149,7 +131,7 @@ class SchedulerSide:
             return self._not_yet(tracked, lookup)
         return self._offer(tracked, lookup)
 
-    def _offer(self, tracked: _Tracked, lookup: PrefixLookup) -> tuple[int, bool]:
+    def _offer(self, tracked: Tracked, lookup: PrefixLookup) -> tuple[int, bool]:
         assert self._lookups is not None
         groups, start = self._groups, tracked.local
         story = self.history.of(tracked.request.request_id)
@@ -205,7 +187,7 @@ class SchedulerSide:
         """Full units of the request that may be loaded: one token at least is left to compute."""
         return min((int(request.num_tokens) - 1) // self._groups.unit, len(request.block_hashes))
 
-    def _submit(self, tracked: _Tracked) -> PrefixLookup | None:
+    def _submit(self, tracked: Tracked) -> PrefixLookup | None:
         if self._lookups is None:
             return None
         if tracked.lookup is not None:
@@ -215,7 +197,7 @@ class SchedulerSide:
         tracked.offered_at = None
         return tracked.lookup
 
-    def _current_lookup(self, tracked: _Tracked) -> PrefixLookup | None:
+    def _current_lookup(self, tracked: Tracked) -> PrefixLookup | None:
         """The request's look-up, a new one if there is none, it covers too little, or its pins have run out."""
         lookup = tracked.lookup
         if lookup is None or len(lookup.keys) < self._usable_end(tracked.request):
@@ -223,7 +205,7 @@ class SchedulerSide:
         stale = lookup.done and self._clock() - lookup.answered_at > self._settings.pin_ms / 2000
         return self._submit(tracked) if stale else lookup
 
-    def _not_yet(self, tracked: _Tracked, lookup: PrefixLookup) -> tuple[int | None, bool]:
+    def _not_yet(self, tracked: Tracked, lookup: PrefixLookup) -> tuple[int | None, bool]:
         now = self._clock()
         if tracked.offered_at is None:
             tracked.offered_at = now
@@ -254,7 +236,11 @@ class SchedulerSide:
             known = (
                 tracked.local // self._groups.scale(group) if tracked.matched else self._held(tracked, group)
             )
-            self._reused += [block for block in own[known:] if block]
+            if tracked.matched:
+                tracked.stale = (tracked.stale and group > 0) or self._freshness.stale(own[:known])
+            fresh = [block for block in own[known:] if block]
+            self._reused += fresh
+            self._freshness.owned(fresh, stale=tracked.stale)
         tracked.held = tuple(len(own) for own in ids)
         if tracked.matched:
             tracked.matched = False
@@ -265,10 +251,10 @@ class SchedulerSide:
                 tracked.lookup = None
 
     @staticmethod
-    def _held(tracked: _Tracked, group: int) -> int:
+    def _held(tracked: Tracked, group: int) -> int:
         return tracked.held[group] if group < len(tracked.held) else 0
 
-    def _promise(self, tracked: _Tracked, ids: Sequence[list[int]], units: int) -> None:
+    def _promise(self, tracked: Tracked, ids: Sequence[list[int]], units: int) -> None:
         """These blocks will be loaded, in the step or beside it. Block 0 is vLLM's stand-in for what nobody needs."""
         groups, start, req_id = self._groups, tracked.local, tracked.request.request_id
         places: Places = []
@@ -278,7 +264,7 @@ class SchedulerSide:
             places += [(key, block, group) for key, block in zip(keys, own[first:last], strict=True) if block]
         self.history.of(req_id).loaded = units * groups.unit
         if tracked.beside:
-            self._fetches.append(Fetch(req_id, _pages(places)))
+            self._fetches.append(Fetch(req_id, pages_of(places)))
         else:
             self._loading_places += places
             self._step.loads.append((req_id, start, [block for _, block, _ in places]))
@@ -288,11 +274,12 @@ class SchedulerSide:
     def build_plan(self, output: Any) -> StepPlan:
         """The step's plan. A fault in planning saves loses saves, never a load that was promised."""
         plan, step = StepPlan(), self._step
-        plan.load, self._loading_places = _pages(self._loading_places), []
+        plan.load, self._loading_places = pages_of(self._loading_places), []
         plan.fetches, self._fetches = self._fetches, []
-        self._step = _Step(step.number + 1)
-        plan.step, plan.epoch = step.number, self._epoch
-        plan.save = _pages(self._guard.run("plan", lambda: self._plan_saves(step, output), lambda: []))
+        self._step = Step(step.number + 1)
+        plan.step, plan.epoch, plan.weights = step.number, self._epoch, self.weights
+        plan.introduce = self._lookups is None
+        plan.save = pages_of(self._guard.run("plan", lambda: self._plan_saves(step, output), lambda: []))
         plan.reused = np.array(self._reused, dtype=np.int64)
         self._reused = []
         plan.report = bool(step.loads) or self._blind > self._settled
@@ -308,14 +295,16 @@ class SchedulerSide:
             self._steps.append(step)
         return plan
 
-    def _plan_saves(self, step: _Step, output: Any) -> Places:
+    def _plan_saves(self, step: Step, output: Any) -> Places:
         """What this step fills. Notes the blocks that it takes on the way."""
         computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
         for i, req_id in enumerate(cached.req_ids):
             computed[req_id] = cached.num_computed_tokens[i]
+            tracked = self._requests.get(req_id)
             for fresh in cached.new_block_ids[i] or ():
                 self._reused += fresh
+                self._freshness.owned(fresh, stale=tracked is None or tracked.stale)
         self._reused += getattr(output, "new_block_ids_to_zero", None) or ()
         admitted, self._admitted = self._admitted & computed.keys(), set()
         foreign = any(self._loaded_by_others(req_id, computed[req_id]) for req_id in admitted)
@@ -329,7 +318,9 @@ class SchedulerSide:
         saves: Places = []
         for req_id, scheduled in output.num_scheduled_tokens.items():
             tracked = self._requests.get(req_id)
-            if tracked is not None and req_id in computed:
+            if tracked is not None and tracked.stale:
+                self._guard.count("save.stale_weights")
+            elif tracked is not None and req_id in computed:
                 full = (computed[req_id] + scheduled) // self._groups.unit
                 saves += self._fill(step, tracked, full, output)
         return saves
@@ -339,7 +330,7 @@ class SchedulerSide:
         tracked = self._requests.get(req_id)
         return tracked is not None and computed // self._groups.unit > tracked.saved
 
-    def _fill(self, step: _Step, tracked: _Tracked, full: int, output: Any) -> Places:
+    def _fill(self, step: Step, tracked: Tracked, full: int, output: Any) -> Places:
         """The blocks of one request that are full after this step and not saved yet."""
         hashes = tracked.request.block_hashes
         full = min(full, len(hashes))
@@ -382,6 +373,7 @@ class SchedulerSide:
             self._undo(report.step if report is not None else 0, invalid)
         if told is not None:
             self._learn(told)
+            self._adopt(told.weights)
         for req_id in fetched:
             self._drop_lookup(req_id)
             if req_id in failed:
@@ -410,6 +402,24 @@ class SchedulerSide:
         self._stored += told.stored
         for group, key in told.lost:
             self._missing(group, key)
+
+    def _adopt(self, versions: frozenset[str]) -> None:
+        """Workers compute with other weights than planned. While they do not agree, nothing of the plans fits all."""
+        if not versions:
+            return
+        self.weights = min(versions)
+        self._guard.count("weights.changed")
+        self._freshness.weights_changed()
+        for tracked in self._requests.values():
+            tracked.stale = True
+        self.forget_lookups()
+        if self._lookups is not None:
+            self._lookups.other_weights(self.weights)
+
+    def stands_on_older_weights(self, request: Any) -> bool:
+        """Whether blocks of the request were computed under older weights."""
+        tracked = self._requests.get(request.request_id)
+        return tracked is not None and tracked.stale
 
     def _missing(self, group: int, key: bytes) -> None:
         """A page that was promised and did not come."""
@@ -461,10 +471,10 @@ class SchedulerSide:
         if self._lookups is not None:
             self._lookups.close(timeout)
 
-    def _track(self, request: Any) -> _Tracked:
+    def _track(self, request: Any) -> Tracked:
         tracked = self._requests.get(request.request_id)
         if tracked is None:
-            tracked = self._requests[request.request_id] = _Tracked(request)
+            tracked = self._requests[request.request_id] = Tracked(request)
         tracked.request = request
         return tracked
 
@@ -473,11 +483,3 @@ class SchedulerSide:
         if tracked is not None and tracked.lookup is not None:
             tracked.lookup.drop()
             tracked.lookup = None
-
-
-def _pages(places: Places) -> Pages:
-    if not places:
-        return Pages()
-    keys, blocks, groups = zip(*places, strict=True)
-    own = np.array(groups, dtype=np.int64)
-    return Pages(list(keys), np.array(blocks, dtype=np.int64), own if own.any() else None)

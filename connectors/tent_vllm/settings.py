@@ -53,8 +53,8 @@ class Settings:
     model_id: str = ""
     """Identity of the weights. Empty: from the model's path, revision and files. Set it where the same weights lie
     under different paths or dates on different hosts."""
-    explain: bool = False
-    """Say of every request that ends, in vLLM's log, what of its prompt was found and loaded, and why not more."""
+    weights_version: str = ""
+    """Version of the weights that the server starts with, where they change while it runs: see weights.py."""
     keep_failure_policy: bool = False
     """Leave ``kv_load_failure_policy`` as it is. Otherwise "fail" is replaced by "recompute": a page that a cache has
     lost is no reason to end a request in an error."""

@@ -15,6 +15,7 @@ from .guard import log
 from .handle import StoreHandle
 from .layout import PageLayout, merge_regions
 from .plan import GroupPages, Pages
+from .weights import with_version
 
 # Fencing a read is local and takes as long as a slice's copy; this is where something is broken for good.
 _RELEASE_S = 30
@@ -82,6 +83,7 @@ class StorePages:
         self._named = named
         self._model = model
         self._store: Any = None
+        self._weights = ""
         self._namespaces: list[Any] = []
         self._segments: list[Any] = []
         self._page_bytes = np.array([layout.page_bytes for layout in layouts], dtype=np.int64)
@@ -89,16 +91,27 @@ class StorePages:
         self.halted = False
         """Memory could not be fenced: nothing is moved any more."""
 
-    def ready(self) -> bool:
-        """Whether there is a store, with the KV caches registered in it."""
+    @property
+    def weights(self) -> str:
+        """The version of the weights that this process computes with now."""
+        return self._handle.weights
+
+    def ready(self, weights: str = "") -> bool:
+        """Whether there is a store, with the KV caches registered in it. `weights`: the version whose pages the gets
+        and puts from here on are."""
         store = self._handle.store
         if store is None or self.halted:
             return False
+        if store is not self._store or weights != self._weights:
+            self._namespaces = [
+                store.namespace(with_version(named.fields, weights), model=self._model)
+                for named in self._named
+            ]
+            self._weights = weights
         if store is not self._store:
-            spaces = [store.namespace(named.fields, model=self._model) for named in self._named]
             regions = merge_regions([region for layout in self._layouts for region in layout.regions])
             self._segments = [store.register(region) for region in regions]
-            self._namespaces, self._store = spaces, store
+            self._store = store
             log.info(
                 "KV caches registered: %d blocks, %s bytes a page",
                 self.blocks,

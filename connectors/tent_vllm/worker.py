@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,13 @@ class WorkerSide:
         self._began = 0.0
         self._waited = 0.0
         self._idle = True
+        self._weights = ""
+        """The version of the weights that the step computes with."""
+
+    def introduce(self, rank: int, shake: Any) -> None:
+        """Tells the scheduler with this step what vLLM's hand-shake did not bring it."""
+        if shake is not None:
+            self._told.named = {rank: shake}
 
     # ---- before the forward pass
 
@@ -70,10 +78,13 @@ class WorkerSide:
             return
         self._prepared = plan.step
         self._began, self._waited, self._idle = self._clock(), 0.0, not plan.tokens
+        self._weights = self._pages.weights
+        if self._weights != plan.weights:
+            self._told.weights = frozenset({self._weights})
         # Failed unless shown otherwise: whatever goes wrong from here on, vLLM computes these.
         self._failed.update(plan.load.blocks.tolist())
         self._guard.run("reuse", lambda: self._let_go(plan.reused), lambda: None)
-        self._fetches.start(plan.fetches)
+        self._fetches.start(plan.fetches, plan.weights, self._weights)
 
     def load(self, plan: StepPlan) -> None:
         """Brings the step's pages into their blocks. What did not come is in `take_failed`."""
@@ -89,7 +100,10 @@ class WorkerSide:
     def _load(self, plan: StepPlan) -> set[int]:
         """The blocks that did not come."""
         pages = plan.load
-        if len(pages.keys) != len(pages) or not self._pages.ready():
+        if plan.weights != self._weights:
+            self._guard.count("load.other_weights", len(pages))
+            return set(pages.blocks.tolist())
+        if len(pages.keys) != len(pages) or not self._pages.ready(self._weights):
             self._guard.count("load.not_ready", len(pages))
             return set(pages.blocks.tolist())
         started, timeout = self._clock(), self._settings.load_timeout_ms / 1000
@@ -155,7 +169,10 @@ class WorkerSide:
         self._reap()
         if plan.epoch <= self._spoiled:
             self._guard.count("save.dropped_after_failed_load", count)
-        elif not self._pages.ready():
+        elif not plan.weights == self._weights == self._pages.weights:
+            # Planned under another version, or changed during the forward pass.
+            self._guard.count("save.other_weights", count)
+        elif not self._pages.ready(self._weights):
             self._guard.count("save.not_ready", count)
         elif len(self._saves) >= self._settings.save_queue_steps:
             self._guard.count("save.dropped_queue_full", count)

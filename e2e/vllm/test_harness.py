@@ -16,12 +16,27 @@ from hypothesis import strategies as st
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
-from support.vllm_bench import Shape, VllmBench, generate, write_model
+import support.vllm_sibling  # noqa: F401  registers it
+from support.vllm_bench import Shape, VllmBench, generate, tent, write_model
 from tent_vllm.versions import unknown_calls
 
 SCHEDULES = int(os.environ.get("TENT_TEST_SCHEDULES", "12"))
 ALWAYS = {"load_when_faster": False, "failed_page_ms": 5}
 BESIDE = {**ALWAYS, "async_load_bytes": 1}
+
+BEHIND_A_SIBLING = {
+    "kv_connector": "MultiConnector",
+    "kv_connector_extra_config": {
+        "connectors": [
+            {"kv_connector": "Sibling", "kv_role": "kv_both"},
+            {
+                "kv_connector": "TentConnector",
+                "kv_role": "kv_both",
+                "kv_connector_extra_config": {"vllm": ALWAYS},
+            },
+        ]
+    },
+}
 
 SHAPES = {
     "full attention": Shape(settings=ALWAYS),
@@ -31,6 +46,11 @@ SHAPES = {
     "window": Shape(groups=((16, 40),), settings=ALWAYS),
     "hybrid": Shape(groups=((16, 0), (16, 40), (16, 64)), blocks=70, settings=ALWAYS),
     "hybrid of two block sizes": Shape(groups=((32, 0), (16, 48)), blocks=60, settings=ALWAYS),
+    "weights that change": Shape(settings=ALWAYS),
+    "weights that change, beside": Shape(settings=BESIDE),
+    "behind a sibling": Shape(connector=BEHIND_A_SIBLING),
+    "requests that fail": Shape(policy="fail", settings={**ALWAYS, "keep_failure_policy": True}),
+    "requests that fail, beside": Shape(policy="fail", settings={**BESIDE, "keep_failure_policy": True}),
 }
 
 
@@ -56,6 +76,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("slow"), st.integers(0, 5)),
     st.tuples(st.just("stubborn"), st.integers(0, 1)),
 )  # fmt: skip
+WITH_WEIGHTS = st.one_of(OPERATIONS, OPERATIONS, OPERATIONS, st.tuples(st.just("weights")))
 
 
 class Run:
@@ -91,6 +112,8 @@ class Run:
                 del bench.store.pages[key]
         elif what == "slow":
             bench.store.patience = args[0]
+        elif what == "weights":
+            bench.change_weights()
         elif what == "stubborn":
             bench.store.stubborn = bool(args[0])
 
@@ -99,6 +122,10 @@ class Run:
         assert self.bench.wrong == []
         for name, answer in self.bench.finished.items():
             tokens, count = self.asked[name]
+            if name in self.bench.failed:
+                # By the policy "fail" it ends in an error; what it had said before is right.
+                assert answer == generate(tokens, len(answer)), f"{name} was answered wrong"
+                continue
             assert answer == generate(tokens, count), f"{name} was answered wrong"
         self.bench.check_pages([tokens + generate(tokens, count) for tokens, count in self.asked.values()])
         self.bench.check_accounts()
@@ -113,7 +140,7 @@ def test_random_schedules(kind: str, bare_model: Path) -> None:
         phases=[Phase.generate],
         derandomize="TENT_TEST_SCHEDULES" not in os.environ,
     )  # fmt: skip
-    @given(st.lists(OPERATIONS, min_size=25, max_size=40))
+    @given(st.lists(WITH_WEIGHTS if "weights" in kind else OPERATIONS, min_size=25, max_size=40))
     def check(operations: list[tuple[Any, ...]]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             bench = VllmBench(bare_model, SHAPES[kind], patch)
@@ -126,15 +153,20 @@ def test_random_schedules(kind: str, bare_model: Path) -> None:
                 seen.update(bench.store.moved)
                 seen.update(bench.counts())
                 seen["preempted"] += bench.preempted
+                seen["failed"] += len(bench.failed)
                 bench.close()
 
     check()
     print(kind, dict(seen))
     # Schedules in which nothing happens prove nothing.
     shape = SHAPES[kind]
-    beside = shape.settings == BESIDE or len(shape.groups) > 1 or shape.groups[0][1] > 0
+    beside = (
+        "beside" in kind or shape == SHAPES["few blocks"] or len(shape.groups) > 1 or shape.groups[0][1] > 0
+    )
     failed = "load.failed_fetches" if beside else "load.failed_steps"
-    for event in ["get", "put", "lost", "preempted", failed]:
+    changed = ["load.other_weights", "save.other_weights", "save.stale_weights"] * ("weights" in kind)
+    ended = ["failed"] * (shape.policy == "fail")
+    for event in ["get", "put", "lost", "preempted", failed, *changed, *ended]:
         assert seen[event] > 0, f"no {event} in {SCHEDULES} schedules"
 
 
@@ -196,6 +228,37 @@ def test_rubbish_of_a_failed_load_is_never_found_in_the_local_cache(
     bench.add("next", tokens, 4)
     bench.drain()
     assert bench.finished["next"] == generate(tokens, 4)
+    bench.check_accounts()
+    bench.close()
+
+
+def test_inside_multi_connector_behind_a_sibling(bare_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM passes on the hand-shake of the first connector only."""
+    bench = VllmBench(bare_model, SHAPES["behind a sibling"], monkeypatch)
+    assert not bench.shaken
+    tokens = prompt(0, 150)
+    bench.add("first", tokens, 4)
+    bench.drain()
+    assert loaded(bench, tokens) == 9
+    bench.check_accounts()
+    bench.close()
+
+
+def test_pages_of_older_weights_are_not_loaded(bare_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = VllmBench(bare_model, SHAPES["full attention"], monkeypatch)
+    tokens = prompt(0, 150)
+    bench.add("first", tokens, 4)
+    bench.drain()
+    assert loaded(bench, tokens) == 9
+    bench.change_weights()
+    assert loaded(bench, tokens, "other weights") == 0
+    # The scheduler has heard of it by now: what it computes is stored under the new version, and found.
+    bench.forget_local()
+    bench.add("stored", tokens, 4)
+    bench.drain()
+    assert loaded(bench, tokens, "found") == 9
+    bench.check_pages([tokens + generate(tokens, 4)])
+    assert tent(bench.scheduler.get_kv_connector())._scheduler.weights
     bench.check_accounts()
     bench.close()
 

@@ -20,10 +20,11 @@ def add_parser(commands: Any) -> None:
         "explain",
         help="why the last prompts of this host's serving engines hit or missed",
         description="Each line is a decision of a connector: 'look' when the engine asked which pages of a prompt are "
-        "there, 'load' when it read some. 'pages' is what was asked for, 'found' what the pool had from the front, "
-        "'used' what the engine was given; then which page of which pool ended it and what was wrong with it. Pages "
-        "are shared only between servers whose fields (--fields) all agree: compare two servers that should share and "
-        "do not. Shows processes of your own user (as root, of all) on this host and in this container.",
+        "there, 'load' when it read some, 'prompt' a request of vLLM's that has ended. 'pages' is what was asked for, "
+        "'found' what the pool had from the front, 'used' what the engine was given; then what ended it: which page of "
+        "which pool, and what was wrong with it. Pages are shared only between servers whose fields (--fields) all "
+        "agree: compare two servers that should share and do not. Shows processes of your own user (as root, of all) "
+        "on this host and in this container.",
     )
     parser.add_argument("--node", metavar="NAME", help="only this node ('tent top' lists them)")
     parser.add_argument(

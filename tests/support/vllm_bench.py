@@ -50,6 +50,8 @@ import tent_vllm.connector as connector_module
 from support.page_memory import MemoryStore
 from tent_vllm import handle as handles
 from tent_vllm.lookups import LookupService, PrefixLookup
+from tent_vllm.messages import TentHandshake
+from tent_vllm.weights import TentWeights, with_version
 
 _MASK = (1 << 62) - 1
 _BAD = -7
@@ -144,9 +146,13 @@ class VllmBench:
         self.free_at_start = self._free()
         self.requests: dict[str, Request] = {}
         self.finished: dict[str, list[int]] = {}
+        self.failed: set[str] = set()
+        """Those of them that ended in an error."""
         self.wrong: list[str] = []
         self.steps = 0
         self.preempted = 0
+        self.weights = 0
+        """How often they have changed."""
 
     # ---- making it
 
@@ -205,6 +211,8 @@ class VllmBench:
     def _shake_hands(self) -> None:
         connector = self.scheduler.get_kv_connector()
         metadata = self.worker.get_handshake_metadata()
+        self.shaken = isinstance(metadata, TentHandshake)
+        """Whether vLLM's hand-shake brought the connector's own words."""
         connector.set_xfer_handshake_metadata_pp_aware({(0, 0): metadata})
 
     def _free(self) -> int:
@@ -226,6 +234,13 @@ class VllmBench:
         """vLLM cannot empty its cache beside loads under way, and says so after it has preempted what runs."""
         with suppress(RuntimeError):
             self.scheduler.reset_prefix_cache(reset_running_requests=True)
+
+    def change_weights(self) -> None:
+        """As somebody who trains the model on would: between two steps, with requests running."""
+        self.weights += 1
+        worker = TentWeights()
+        worker.vllm_config = self.config
+        worker.tent_weights_version(version(self.weights))
 
     def forget_local(self) -> None:
         self.scheduler.reset_prefix_cache()
@@ -265,6 +280,8 @@ class VllmBench:
             self.scheduler.update_from_output(output, result)
         for name, request in list(self.requests.items()):
             if request.is_finished():
+                if request.status == RequestStatus.FINISHED_ERROR:
+                    self.failed.add(name)
                 self.finished[name] = list(request.output_token_ids)
                 self.requests.pop(name)
 
@@ -308,12 +325,14 @@ class VllmBench:
             for position in range(first, computed):
                 block = table[group][position // size]
                 for layer, memory in enumerate(self.layers[group]):
-                    if int(memory[block, position % size]) != mark(values[position], group, layer):
+                    found = int(memory[block, position % size])
+                    # What was computed before the weights changed is vLLM's to use on.
+                    if found == _BAD or (found != mark(values[position], group, layer) and not self.weights):
                         bad.add(block)
         return bad
 
     def _write(self, table: Any, tokens: list[int], start: int, end: int, *, wrong: bool) -> None:
-        values = chain(tokens[:end])
+        values = self._from_what_is_there(table, tokens, start, end) if self.weights else chain(tokens[:end])
         for group, (size, _) in enumerate(self.shape.groups):
             for position in range(start, end):
                 block = table[group][position // size]
@@ -322,6 +341,15 @@ class VllmBench:
                         memory[block, position % size] = (
                             _BAD if wrong else mark(values[position], group, layer)
                         )
+
+    def _from_what_is_there(self, table: Any, tokens: list[int], start: int, end: int) -> list[int]:
+        """What the weights of now make of the cache: what was computed on older blocks shows it."""
+        size = self.shape.groups[0][0]
+        value = 1
+        if start:
+            before = self.layers[0][0][table[0][(start - 1) // size], (start - 1) % size]
+            value = mark(int(before), 0, 0)
+        return [0] * start + chain(tokens[start:end], self.weights, value)
 
     # ---- accounts
 
@@ -335,21 +363,26 @@ class VllmBench:
 
     def check_pages(self, prompts: list[list[int]]) -> None:
         """Every page in the store holds what its tokens imply. `prompts`: every sequence that ever ran, in full."""
+        fields = [named.fields for named in tent(self.worker)._pages.groups]
+        for weights in range(self.weights + 1):
+            self._check_pages(prompts, weights, [with_version(own, version(weights)) for own in fields])
+
+    def _check_pages(self, prompts: list[list[int]], weights: int, spaces: list[dict[str, str]]) -> None:
         expected: dict[tuple[int, bytes], bytes] = {}
         for tokens in prompts:
             request = Request("x", tokens, SamplingParams(max_tokens=1), None, block_hasher=self.hasher)
-            values = chain(tokens)
+            values = chain(tokens, weights)
             for group, (size, _) in enumerate(self.shape.groups):
                 for i in range(len(tokens) // size):
                     key = bytes(request.block_hashes[(i + 1) * size // self.unit - 1])
                     part = values[i * size : (i + 1) * size]
                     page = [[mark(v, group, layer) for v in part] for layer in range(_LAYERS)]
                     expected[group, key] = torch.tensor(page, dtype=torch.int64).numpy().tobytes()
-        spaces = [named.fields for named in self.worker._pages.groups]
         digests = {self.store.namespace(fields).digest: i for i, fields in enumerate(spaces)}
         for (space, key), page in self.store.pages.items():
-            known = expected.get((digests[space], key))
-            assert known is None or known == page, f"a page of group {digests[space]} holds other tokens"
+            group = digests.get(space, -1)
+            known = expected.get((group, key))
+            assert known is None or known == page, f"a page of group {group} holds something else"
 
     def check_accounts(self) -> None:
         """Nothing is held any more: blocks, requests, pins, transfers."""
@@ -357,11 +390,11 @@ class VllmBench:
         assert self.scheduler.requests == {}
         self.scheduler.reset_prefix_cache()
         assert self._free() == self.free_at_start, "blocks were leaked"
-        side = self.scheduler.get_kv_connector()._scheduler
+        side = tent(self.scheduler.get_kv_connector())._scheduler
         assert side._requests == {}
         assert self.store.pins == 0, "pins were leaked"
-        assert self.worker._worker._fetches._running == []
-        faults = {k: n for k, n in self.worker._guard.counts().items() if k.endswith(".faults")}
+        assert tent(self.worker)._worker._fetches._running == []
+        faults = {k: n for k, n in self.counts().items() if k.endswith(".faults")}
         assert faults == {}
 
     def hashes(self, tokens: list[int]) -> list[Any]:
@@ -369,18 +402,27 @@ class VllmBench:
         return Request("x", tokens, SamplingParams(max_tokens=1), None, block_hasher=self.hasher).block_hashes
 
     def counts(self) -> dict[str, int]:
-        return self.worker._guard.counts()
+        return tent(self.worker)._guard.counts()
 
     def close(self) -> None:
         self.scheduler.get_kv_connector().shutdown()
         self.worker.shutdown()
 
 
-def chain(tokens: list[int]) -> list[int]:
-    """A number for each position that follows from all tokens up to it."""
-    values, value = [], 1
+def tent(connector: Any) -> Any:
+    """TENT's connector, which may be one of MultiConnector's."""
+    return next(one for one in getattr(connector, "sub_connectors", [connector]) if hasattr(one, "_guard"))
+
+
+def version(weights: int) -> str:
+    return f"after {weights} changes" if weights else ""
+
+
+def chain(tokens: list[int], weights: int = 0, value: int = 1) -> list[int]:
+    """A number for each position that follows from the weights and all tokens up to it. `value`: of the one before."""
+    values = []
     for token in tokens:
-        value = (value * 6364136223846793005 + token * 2654435761 + 1442695040888963407) & _MASK
+        value = (value * 6364136223846793005 + token * 2654435761 + 1442695040888963407 + weights) & _MASK
         values.append(value)
     return values
 

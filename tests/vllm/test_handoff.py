@@ -205,3 +205,20 @@ def test_a_request_that_was_aborted_keeps_nothing(prefill: Server) -> None:
     request.kv_transfer_params = {"do_remote_decode": True}
     assert prefill.scheduler.finished(request, [1, 2]) == (False, None)
     assert prefill.scheduler.take_plan() is None
+
+
+def test_parameters_of_another_connector_are_left_alone(prefill: Server, decode: Server) -> None:
+    """Inside MultiConnector they belong to a sibling."""
+    theirs = {"do_remote_prefill": True, "remote_block_ids": [1], "remote_host": "there"}
+    request = Request("d", kv_transfer_params=dict(theirs))
+    assert decode.decode(request, [1, 2, 3, 4]) == 0
+    assert decode.scheduler.finished(request, [1, 2, 3, 4]) == (False, None)
+    assert request.kv_transfer_params == theirs
+    # And where a sibling was chosen to load, what was offered to us is given back.
+    params = prefill.prefill(Request("p"), [3, 9, 4, 12])
+    request = Request("both", kv_transfer_params=params)
+    assert decode.scheduler.matched(request, 0) > 0
+    assert not decode.scheduler.allocated(request, [5, 2, 8, 6], 0)
+    decode.step()
+    assert prefill.sent() == {"p"}
+    assert params["do_remote_prefill"]

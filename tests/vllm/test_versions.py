@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tent_vllm.history import History
+from tent_vllm.history import History, Story
 from tent_vllm.versions import unknown_calls
 
 
@@ -20,5 +20,20 @@ def test_of_requests_only_the_last_are_kept() -> None:
     history = History(kept=2)
     for name in ("a", "b", "c"):
         history.of(name).found = 16
-    assert [row["request"] for row in history.rows()] == ["b", "c"]
-    assert "in the pool 16" in history.of("c").in_words()
+    assert history.end("a").found == 0
+    assert history.end("c").found == 16
+    assert history.end("c").found == 0
+
+
+def test_what_became_of_a_request_in_pages_and_words() -> None:
+    story = Story(
+        "r", prompt=80, local=16, found=48, loaded=48, lost=16, waited_ms=3.2, why="found in the pool"
+    )
+    assert story.record(16) == {
+        "did": "prompt",
+        "asked": 5,
+        "found": 3,
+        "given": 2,
+        "why": "1 in vLLM's own cache; found in the pool; 1 lost; waited 3 ms for the look-up",
+        "request": "r",
+    }

@@ -89,7 +89,7 @@ class Bench:
     def __init__(self, **settings: int) -> None:
         self.cache = np.zeros((BLOCKS, 4, 16), dtype=np.float32)
         self.store = Store()
-        self.handle: Any = SimpleNamespace(store=self.store, guard=Guard())
+        self.handle: Any = SimpleNamespace(store=self.store, guard=Guard(), weights="")
         self.layout = page_layout({"layer.0": Tensor(self.cache)})
         named = [GroupPages({"model": "m"}, self.layout.page_bytes)]
         self.pages = StorePages(self.handle, [self.layout], named)
