@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ class PrefixLookup:
         self.answered_at = 0.0
         self.hits: list[NDArray[np.bool_]] | None = None
         """By group, whether each of its blocks is there; None: not known yet."""
+        self._holes: list[int] = []
+        """The first group's blocks that are not there, in order; the one after the last is none."""
         self.seconds = 0.0
         """What the store expects loading all that was found to take."""
         self.pins: list[Any] = []
@@ -45,13 +48,20 @@ class PrefixLookup:
         return self.hits is not None
 
     def answer(self, hits: list[NDArray[np.bool_]], pins: list[Any], now: float) -> None:
+        first = hits[0] if hits else np.zeros(0, dtype=bool)
         with self._lock:
             self.answered_at = now
+            self._holes = [*np.flatnonzero(~first).tolist(), len(first)]
             self.hits = hits
             self.pins = pins
             dropped = self._dropped
         if dropped:
             self._release()
+
+    def run(self, start: int, end: int) -> int:
+        """Of the first group's blocks from `start` to `end`, so many are there without a gap."""
+        at = bisect_left(self._holes, start)
+        return max(0, min(self._holes[at], end) - start) if at < len(self._holes) else 0
 
     def drop(self) -> None:
         """Nobody needs the answer any more: give the pins back. Idempotent."""
@@ -95,6 +105,7 @@ class LookupService:
         self._use = use
         self._clock = clock
         self._failed: dict[tuple[int, bytes], float] = {}
+        self._failed_until = 0.0
         self._down_until = 0.0
         self._queue: queue.SimpleQueue[PrefixLookup | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tent-vllm-lookup", daemon=True)
@@ -113,6 +124,7 @@ class LookupService:
     def failed(self, group: int, keys: Sequence[bytes]) -> None:
         """These pages were found and could not be loaded: absent for a while, so that nothing loops."""
         now = self._clock()
+        self._failed_until = now + self._failed_for
         if len(self._failed) + len(keys) > _MOST_FAILED_PAGES:
             self._failed = {key: until for key, until in self._failed.items() if until > now}
         if len(self._failed) + len(keys) <= _MOST_FAILED_PAGES:
@@ -127,6 +139,10 @@ class LookupService:
         """Units that can be loaded from unit `start` on, up to `end`: there, and not failed of late."""
         if lookup.hits is None or end <= start:
             return 0
+        if self._failed and self._clock() >= self._failed_until:
+            self._failed = {}
+        if self._groups.plain and not self._failed:
+            return lookup.run(start, end)
         hits = self._without_failed(lookup) if self._failed else lookup.hits
         return self._groups.longest(hits, start, end) - start
 

@@ -31,7 +31,7 @@ from .history import History
 from .lookups import LookupService, PrefixLookup
 from .plan import Fetch, StepPlan, WorkerTold
 from .settings import Settings
-from .tracked import Places, Step, Tracked, pages_of
+from .tracked import Places, Step, Tracked
 
 _KEPT_STEPS = 64
 # Steps of fewer prompt tokens say nothing about the speed of prefill.
@@ -66,7 +66,7 @@ class SchedulerSide:
         self._lookups: LookupService | None = None
         self._page_bytes: Sequence[int] = [0] * len(groups.all)
         self._manager: Any = None
-        self._loading_places: Places = []
+        self._loading_places = Places()
         self._fetches: list[Fetch] = []
         self._step = Step(1)
         self._steps: deque[Step] = deque(maxlen=_KEPT_STEPS)
@@ -168,6 +168,8 @@ class SchedulerSide:
 
     def _bytes(self, start: int, end: int) -> int:
         """Bytes that a hit of units `start` … `end` loads, over all ranks."""
+        if self._groups.plain:
+            return (end - start) * self._page_bytes[0]
         total = 0
         for index, group in enumerate(self._groups.all):
             scale = self._groups.scale(index)
@@ -255,31 +257,31 @@ class SchedulerSide:
         return tracked.held[group] if group < len(tracked.held) else 0
 
     def _promise(self, tracked: Tracked, ids: Sequence[list[int]], units: int) -> None:
-        """These blocks will be loaded, in the step or beside it. Block 0 is vLLM's stand-in for what nobody needs."""
+        """These blocks will be loaded, in the step or beside it."""
         groups, start, req_id = self._groups, tracked.local, tracked.request.request_id
-        places: Places = []
+        places = Places()
         for group, own in enumerate(ids):
             first, last = start // groups.scale(group), (start + units) // groups.scale(group)
             keys = groups.keys(tracked.request.block_hashes, group, first, last)
-            places += [(key, block, group) for key, block in zip(keys, own[first:last], strict=True) if block]
+            places.add(keys, own[first:last], group)
         self.history.of(req_id).loaded = units * groups.unit
         if tracked.beside:
-            self._fetches.append(Fetch(req_id, pages_of(places)))
+            self._fetches.append(Fetch(req_id, places.pages()))
         else:
-            self._loading_places += places
-            self._step.loads.append((req_id, start, [block for _, block, _ in places]))
+            self._loading_places.add_all(places)
+            self._step.loads.append((req_id, start, places.blocks))
 
     # ---- each step
 
     def build_plan(self, output: Any) -> StepPlan:
         """The step's plan. A fault in planning saves loses saves, never a load that was promised."""
         plan, step = StepPlan(), self._step
-        plan.load, self._loading_places = pages_of(self._loading_places), []
+        plan.load, self._loading_places = self._loading_places.pages(), Places()
         plan.fetches, self._fetches = self._fetches, []
         self._step = Step(step.number + 1)
         plan.step, plan.epoch, plan.weights = step.number, self._epoch, self.weights
         plan.introduce = self._lookups is None
-        plan.save = pages_of(self._guard.run("plan", lambda: self._plan_saves(step, output), lambda: []))
+        plan.save = self._guard.run("plan", lambda: self._plan_saves(step, output), Places).pages()
         plan.reused = np.array(self._reused, dtype=np.int64)
         self._reused = []
         plan.report = bool(step.loads) or self._blind > self._settled
@@ -310,19 +312,19 @@ class SchedulerSide:
         foreign = any(self._loaded_by_others(req_id, computed[req_id]) for req_id in admitted)
         if foreign or (step.loads and self._ranks > 1):
             self._blind = step.number
+        saves = Places()
         if not self._saves:
-            return []
+            return saves
         if self._blind > self._settled:
             self._guard.count("save.postponed")
-            return []
-        saves: Places = []
+            return saves
         for req_id, scheduled in output.num_scheduled_tokens.items():
             tracked = self._requests.get(req_id)
             if tracked is not None and tracked.stale:
                 self._guard.count("save.stale_weights")
             elif tracked is not None and req_id in computed:
                 full = (computed[req_id] + scheduled) // self._groups.unit
-                saves += self._fill(step, tracked, full, output)
+                self._fill(saves, step, tracked, full, output)
         return saves
 
     def _loaded_by_others(self, req_id: str, computed: int) -> bool:
@@ -330,24 +332,20 @@ class SchedulerSide:
         tracked = self._requests.get(req_id)
         return tracked is not None and computed // self._groups.unit > tracked.saved
 
-    def _fill(self, step: Step, tracked: Tracked, full: int, output: Any) -> Places:
-        """The blocks of one request that are full after this step and not saved yet."""
+    def _fill(self, saves: Places, step: Step, tracked: Tracked, full: int, output: Any) -> None:
+        """Adds the blocks of one request that are full after this step and not saved yet."""
         hashes = tracked.request.block_hashes
         full = min(full, len(hashes))
         if full <= tracked.saved:
-            return []
+            return
         req_id = tracked.request.request_id
         ids = self._block_ids(req_id, output)
-        places: Places = []
         for group, own in enumerate(ids):
             scale = self._groups.scale(group)
             first, last = tracked.saved // scale, full // scale
-            keys = self._groups.keys(hashes, group, first, last)
-            # Block 0 is vLLM's stand-in for blocks that hold nothing, or left the window already.
-            places += [(key, block, group) for key, block in zip(keys, own[first:last], strict=True) if block]
+            saves.add(self._groups.keys(hashes, group, first, last), own[first:last], group)
         step.saved_before.setdefault(req_id, tracked.saved)
         tracked.saved = full
-        return places
 
     def _block_ids(self, req_id: str, output: Any) -> Sequence[list[int]]:
         state = getattr(output, "kv_connector_block_state", None)
