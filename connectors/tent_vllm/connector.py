@@ -42,7 +42,7 @@ from .settings import split_extra_config
 from .stats import TentPromMetrics, TentStats
 from .store_pages import StorePages
 from .surroundings import beside_others, choose_recompute, of_group
-from .versions import unknown_calls
+from .versions import differences
 from .weights import with_version
 from .worker import WorkerSide
 
@@ -87,12 +87,8 @@ class TentConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._lookup: RankLookup | None = None
         self._ring: Ring | None = None
         self._introduced: dict[int, TentHandshake] = {}
-        if unknown := unknown_calls(KVConnectorBase_V1):
-            log.warning(
-                "vLLM %s makes calls that TENT does not know and vLLM's defaults answer: %s",
-                vllm_version,
-                ", ".join(unknown),
-            )
+        if said := differences(KVConnectorBase_V1, vllm_version):
+            log.warning("%s", said)
         self._hands: HandoffWorker | None = None
         self._end: Endpoint | None = None
         self._handoff_plan: HandoffPlan | None = None

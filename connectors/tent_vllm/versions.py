@@ -1,13 +1,17 @@
-"""What of vLLM's connector interface is known here: a version that has more says so when it starts.
+"""What of vLLM's connector interface is known here: a version that has more, or lacks some, says so when it starts.
 
-A call that vLLM has gained and this connector does not know is answered by vLLM's own default, which may be right; the
-line in the log is for whoever then wonders.
+A call that vLLM has gained and this connector does not know is answered by vLLM's own default, which may be right; one
+that is gone is made no more. The line in the log is for whoever then wonders.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+# The newest release whose interface was read.
+NEWEST = (0, 32)
+# Names that a release before that had and it has no more.
+_GONE = frozenset(("prefer_cross_layer_blocks", "register_cross_layers_kv_cache"))
 # The public names of vLLM's KVConnectorBase_V1 in the versions that were read, 0.28 to 0.32.
 # fmt: off
 KNOWN = frozenset((
@@ -31,3 +35,29 @@ KNOWN = frozenset((
 def unknown_calls(base: type[Any]) -> list[str]:
     """Public names of vLLM's connector class `base` that this connector has never heard of."""
     return sorted(name for name in dir(base) if not name.startswith("_") and name not in KNOWN)
+
+
+def differences(base: type[Any], version: str) -> str | None:
+    """What to say of a vLLM of this version, whose connector class is `base`; None: nothing."""
+    unknown = unknown_calls(base)
+    newer = _release(version) > NEWEST
+    missing = sorted(KNOWN - _GONE - set(dir(base))) if newer else []
+    said = [f"it has calls that vLLM's defaults answer: {', '.join(unknown)}"] if unknown else []
+    said += [f"it lacks calls that TENT answers: {', '.join(missing)}"] if missing else []
+    if newer and not said:
+        said = ["its connector interface has the same calls"]
+    if not said:
+        return None
+    read = ".".join(str(part) for part in NEWEST)
+    older = (
+        f"is newer than {read}, the newest that TENT was tested with" if newer else "is not as TENT knows it"
+    )
+    return f"vLLM {version} {older}; {'; '.join(said)}"
+
+
+def _release(version: str) -> tuple[int, int]:
+    """(major, minor), of whatever build; (0, 0) where there is none to be read."""
+    parts = version.split(".")[:2]
+    if len(parts) < 2 or not all(part.isdigit() for part in parts):
+        return 0, 0
+    return int(parts[0]), int(parts[1])

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+from vllm.version import __version__ as vllm_version
 
 import support.vllm_sibling  # noqa: F401  registers it
 from support.vllm_bench import Shape, VllmBench, generate, tent, write_model
-from tent_vllm.versions import unknown_calls
+from tent_vllm.versions import NEWEST, differences
 
 SCHEDULES = int(os.environ.get("TENT_TEST_SCHEDULES", "12"))
 ALWAYS = {"load_when_faster": False, "failed_page_ms": 5}
@@ -267,8 +268,47 @@ def test_pages_of_older_weights_are_not_loaded(bare_model: Path, monkeypatch: py
     bench.close()
 
 
+@pytest.mark.parametrize("older", ["local prefix", "running request", "prefix computed again"])
+def test_what_stands_on_older_blocks_is_not_stored(
+    older: str, bare_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = VllmBench(bare_model, SHAPES["full attention"], monkeypatch)
+    asked = {name: prompt(0, length) for name, length in (("short", 80), ("long", 150), ("longest", 190))}
+    asked["other"] = prompt(1, 40)
+
+    def ask(name: str) -> None:
+        bench.add(name, asked[name], 4)
+        bench.drain()
+
+    if older == "running request":
+        bench.add("long", asked["long"], 4)
+        bench.step()  # a part of its prompt
+        bench.change_weights()
+        bench.drain()
+    else:
+        ask("short")
+        bench.change_weights()
+        ask("other")
+        ask("long")
+        if older == "prefix computed again":
+            # The blocks of the short prompt are of the new weights now, those of the long one after it are not.
+            pool = bench.scheduler.kv_cache_manager.block_pool
+            bench.scheduler.kv_cache_manager.evict_blocks(
+                {pool.get_cached_block(key, [0])[0].block_id for key in bench.hashes(asked["short"])}
+            )
+            ask("short")
+            ask("longest")
+    bench.check_pages([tokens + generate(tokens, 4) for tokens in asked.values()])
+    assert bench.counts()["save.stale_weights" if older == "local prefix" else "weights.changed"] > 0
+    bench.check_accounts()
+    bench.close()
+
+
 def test_every_call_of_this_vllm_is_known() -> None:
-    assert unknown_calls(KVConnectorBase_V1) == []
+    assert differences(KVConnectorBase_V1, vllm_version) is None
+    if vllm_version.startswith(".".join(str(part) for part in NEWEST)):
+        later = differences(KVConnectorBase_V1, "99.0")
+        assert later is not None and later.endswith("the same calls")
 
 
 def test_what_goes_into_the_pool_is_told_to_routers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tent_vllm.history import History, Story
-from tent_vllm.versions import unknown_calls
+from tent_vllm.versions import KNOWN, differences, unknown_calls
 
 
 class Newer:
@@ -14,6 +14,23 @@ class Newer:
 
 def test_calls_that_nobody_knew_are_named() -> None:
     assert unknown_calls(Newer) == ["supports_sleep_mode"]
+
+
+def test_what_is_said_of_a_version() -> None:
+    same = type("Same", (), dict.fromkeys(KNOWN))
+    assert differences(same, "0.32.1+cpu") is None
+    assert differences(Newer, "dev") == (
+        "vLLM dev is not as TENT knows it; it has calls that vLLM's defaults answer: supports_sleep_mode"
+    )
+    newer = differences(same, "0.34.0")
+    assert newer is not None and "newer than 0.32" in newer and "the same calls" in newer
+    text = differences(Newer, "1.0.0rc1")
+    assert (
+        text is not None
+        and "supports_sleep_mode" in text
+        and "lacks calls" in text
+        and "wait_for_save" in text
+    )
 
 
 def test_of_requests_only_the_last_are_kept() -> None:
