@@ -148,7 +148,8 @@ class VllmServer(ServerProcess):
 
     def choices(self, prompt: str | list[int], count: int, *, new_tokens: int = 8) -> list[list[float]]:
         """Log-probabilities of `count` completions of one prompt, as one request (`n`)."""
-        body = {**_body(prompt, new_tokens), "n": count}
+        # vLLM refuses several greedy answers; of one candidate a token all are the same.
+        body = {**_body(prompt, new_tokens), "n": count, "temperature": 1, "top_k": 1}
         return [choice["logprobs"]["token_logprobs"] for choice in self._post(body)["choices"]]
 
     def prefill(self, prompt: str | list[int]) -> dict[str, Any]:
