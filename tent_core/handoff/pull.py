@@ -100,7 +100,12 @@ class Pull:
         peer, good = None, False
         try:
             peer = self._connect(until)
-            result = self._move(peer, self._open(peer, until), until)
+            opened = self._open(peer, until)
+            try:
+                result = self._move(peer, opened, until)
+            except SegmentGone:
+                self._ask(peer, 0, until)  # says how the offer has ended
+                raise
             good = True
             counters.counter("handoff.pulls.bytes").inc(result.bytes)
             return result
@@ -166,6 +171,8 @@ class Pull:
     # ---- the bytes
 
     def _move(self, peer: Peer, opened: _Opened, until: float) -> TransferResult:
+        """While it runs, and only then, the local ranges may be touched. Ends soon when it is cancelled, whatever the
+        peer does."""
         parts = np.arange(opened.ranges) if self._parts is None else self._parts
         if len(parts) != len(self._at) or (len(parts) and (parts.min() < 0 or parts.max() >= opened.ranges)):
             raise InvalidArgument(
@@ -187,10 +194,6 @@ class Pull:
             transfer.cancel()
         try:
             return transfer.result()  # it has a deadline of its own
-        except SegmentGone:
-            transfer.wait_released()
-            self._ask(peer, 0, until)  # says how the offer has ended
-            raise
         finally:
             transfer.wait_released()
 
