@@ -14,7 +14,12 @@ from support.relay import Relay, Rewritten, rewrite
 from tent_sglang.pd_channel import Fetch
 from tent_sglang.pd_engine import GrantedSession, TentTransferEngine
 
-CONFIG = {"engine.session_lease_ms": 60_000, "shm.enabled": False, "node.bind": ["127.0.0.1"]}
+CONFIG = {
+    "engine.session_lease_ms": 60_000,
+    "engine.connect_timeout_ms": 10_000,
+    "shm.enabled": False,
+    "node.bind": ["127.0.0.1"],
+}
 BLOCK = 64 << 10
 EVERYTHING = list(range(0, SIZE, BLOCK))
 
@@ -178,7 +183,7 @@ def test_a_decode_server_that_stands_still_holds_nobody_for_ever(start: Callable
     decode.stop()
     assert prefill.ask("write", decode.session, grant, [0], [decode.address], BLOCK) == -1
     decode.go_on()
-    assert prefill.ask("probe", decode.session) == 0
+    until(lambda: prefill.ask("probe", decode.session) == 0, "answer of the decode server")
 
 
 def test_a_rail_that_is_cut_in_the_middle_costs_nothing_but_time(start: Callable[..., Side]) -> None:
