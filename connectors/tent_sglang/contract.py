@@ -16,7 +16,7 @@ from tent_core.errors import Unsupported
 from .guard import log
 
 #: Releases that the conformance suite was run against (docs/sglang.md).
-TESTED = frozenset({"0.5.18", "0.5.23"})
+TESTED = frozenset({"0.5.10", "0.5.11", "0.5.18", "0.5.23"})
 
 # Calls without which nothing works, and those that newer releases added, with their parameters.
 _NEEDED = {
