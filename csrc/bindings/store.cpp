@@ -346,6 +346,11 @@ void bind_store(py::module_& m) {
         .def_property_readonly("asked_to_drain", &Store::asked_to_drain)
         .def("list",
              [](const Store& s, uint64_t cursor, size_t most) { return page_list(s.list(cursor, most)); })
+        .def("scrub_disk_some",
+             [](Store& s, double seconds) {
+                 py::gil_scoped_release nogil;
+                 s.scrub_disk_some(nanos(seconds, 0));
+             })
         .def("stage",
              [](Store& s, const Digests& d, double seconds) {
                  return with_status(d, [&](auto in, auto out) { s.stage(in, nanos(seconds, 0), out); });

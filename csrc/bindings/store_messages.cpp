@@ -151,6 +151,23 @@ void bind_store_messages(py::module_& m) {
         d["off"] = s.off != 0;
         return d;
     });
+    m.def("scrub_request", [](const std::string& wish) {
+        return encoded(proto::ScrubRequest{wish == "tell"   ? proto::ScrubWish::tell
+                                           : wish == "keep" ? proto::ScrubWish::keep_bad
+                                                            : proto::ScrubWish::remove_bad});
+    });
+    m.def("disk_scrub_reply", [](const py::bytes& body) {
+        auto s = decoded<proto::DiskScrub>(body);
+        py::dict d;
+        d["round"] = s.round;
+        d["pages"] = s.pages;
+        d["bytes"] = s.bytes;
+        d["bad"] = s.bad;
+        d["removed"] = s.removed;
+        d["unread"] = s.unread;
+        d["running"] = s.running != 0;
+        return d;
+    });
     m.def("statuses_reply", [](const py::bytes& body) {
         auto s = decoded<proto::Statuses>(body);
         return py::array_t<uint8_t>(static_cast<py::ssize_t>(s.values.size()), s.values.data());

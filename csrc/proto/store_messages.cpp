@@ -52,7 +52,8 @@ void refuse_wrapping(Reader& r, uint64_t offset, uint64_t length) {
 }  // namespace
 
 std::optional<Method> method_from_wire(uint64_t aux) {
-    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::disk)) return {};
+    if (aux < static_cast<uint64_t>(Method::lend) || aux > static_cast<uint64_t>(Method::scrub_disk))
+        return {};
     return static_cast<Method>(aux);
 }
 
@@ -347,6 +348,32 @@ Code decode(ByteView body, DiskStat& m) {
         m.errors = r.u64();
         m.off = r.u8();
         if (m.off > 1) r.fail();
+    });
+}
+
+void encode(const ScrubRequest& m, Bytes& out) {
+    begin(out).u8(static_cast<uint8_t>(m.wish));
+}
+
+Code decode(ByteView body, ScrubRequest& m) {
+    return decode_as(body, [&m](Reader& r) {
+        uint8_t wish = r.u8();
+        if (wish > static_cast<uint8_t>(ScrubWish::keep_bad)) return r.fail();
+        m.wish = static_cast<ScrubWish>(wish);
+    });
+}
+
+void encode(const DiskScrub& m, Bytes& out) {
+    Writer w = begin(out);
+    for (uint64_t v : {m.round, m.pages, m.bytes, m.bad, m.removed, m.unread}) w.u64(v);
+    w.u8(m.running);
+}
+
+Code decode(ByteView body, DiskScrub& m) {
+    return decode_as(body, [&m](Reader& r) {
+        for (uint64_t* v : {&m.round, &m.pages, &m.bytes, &m.bad, &m.removed, &m.unread}) *v = r.u64();
+        m.running = r.u8();
+        if (m.running > 1) r.fail();
     });
 }
 

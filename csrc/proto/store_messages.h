@@ -14,7 +14,8 @@
 //   adopt      AdoptRequest    Statuses: PENDING (it will fetch a copy and publish it), PRESENT (it has one),
 //                              REFUSED (it leaves soon, or too many wait)
 //   list       ListRequest     PageList: the pages that it owns, piece by piece
-//   keep       KeepRequest     Statuses: one per digest: HIT (pinned, or unpinned) or ABSENT
+//   keep       KeepRequest     Statuses: one per digest: HIT (pinned, or unpinned), PENDING (it is being
+//                              brought up from disk: ask again) or ABSENT
 //   drain      StatRequest     empty: it moves its pages to others, and leaves
 //   spaces     StatRequest     SpaceList: what it holds by namespace
 //   doubt      DigestList      empty: their bytes did not fit their checks, the owner looks at them itself
@@ -22,6 +23,9 @@
 //   disk
 //                              and being brought up: ask again); or why it cannot be had
 //   disk       StatRequest     DiskStat: what it keeps on disk
+//   disk_spaces  StatRequest   SpaceList: what it holds on disk by namespace
+//   list_disk  ListRequest     PageList: the pages that it has on disk, piece by piece; no offsets
+//   scrub_disk ScrubRequest    DiskScrub: it reads and checks what is on its disk; how far it is
 //
 // A node that knows none of the later ones answers `unsupported`.
 //
@@ -63,6 +67,9 @@ enum class Method : uint8_t {
     doubt = 15,
     stage = 16,
     disk = 17,
+    disk_spaces = 18,
+    list_disk = 19,
+    scrub_disk = 20,
 };
 
 // Nothing when the number is unknown: answer Code::unsupported.
@@ -200,6 +207,20 @@ struct DiskStat {
     uint8_t off = 0;  // 1: switched off after too many errors
 };
 
+// One scrub at a time: who asks for one while it runs is told of that one.
+enum class ScrubWish : uint8_t { tell = 0, remove_bad = 1, keep_bad = 2 };
+
+struct ScrubRequest {
+    ScrubWish wish = ScrubWish::tell;
+};
+
+// The scrub under way, or the last one.
+struct DiskScrub {
+    uint64_t round = 0;  // 0: there was none
+    uint64_t pages = 0, bytes = 0, bad = 0, removed = 0, unread = 0;
+    uint8_t running = 0;  // 0 or 1
+};
+
 struct Statuses {
     std::vector<uint8_t> values;  // PageStatus
 };
@@ -222,6 +243,8 @@ void encode(const StoreStat& m, Bytes& out);
 void encode(const Statuses& m, Bytes& out);
 void encode(const Staged& m, Bytes& out);
 void encode(const DiskStat& m, Bytes& out);
+void encode(const ScrubRequest& m, Bytes& out);
+void encode(const DiskScrub& m, Bytes& out);
 
 // ok, version_mismatch or protocol. What is in `m` after anything but ok is of no use.
 Code decode(ByteView body, LendRequest& m);
@@ -241,5 +264,7 @@ Code decode(ByteView body, StoreStat& m);
 Code decode(ByteView body, Statuses& m);
 Code decode(ByteView body, Staged& m);
 Code decode(ByteView body, DiskStat& m);
+Code decode(ByteView body, ScrubRequest& m);
+Code decode(ByteView body, DiskScrub& m);
 
 }  // namespace tent::proto

@@ -43,6 +43,12 @@ struct DiskPage {
     Nanos expires = 0;  // 0: never
 };
 
+// What there is of one namespace.
+struct DiskSpace {
+    Id128 digest{};
+    uint64_t generation = 0, pages = 0, bytes = 0;
+};
+
 struct DiskOffer {
     DiskPage page;
     const uint8_t* bytes = nullptr;
@@ -109,6 +115,9 @@ class Disk : public std::enable_shared_from_this<Disk> {
     // The record of a page that is found; the directory may lead here from now on.
     Bytes record(const Id128& digest, Nanos now, DiskPage* out);
     std::vector<Id128> digests(Nanos now) const;
+    // Up to `most` of them, from `cursor` (0: the first) on, which moves; it is 0 after the last.
+    std::vector<DiskPage> list(uint64_t& cursor, size_t most, Nanos now) const;
+    std::vector<DiskSpace> spaces(Nanos now) const;
 
     // ---- pages go
     void remove(const Id128& digest);

@@ -65,6 +65,18 @@ Result<Bytes> on_list(Store& store, ByteView body) {
     return bytes_of(store.list(request.cursor, request.most));
 }
 
+Result<Bytes> on_list_disk(Store& store, ByteView body) {
+    proto::ListRequest request;
+    if (Status s = read_body(body, request); !s.ok()) return s;
+    return bytes_of(store.list_disk(request.cursor, request.most));
+}
+
+Result<Bytes> on_scrub_disk(Store& store, ByteView body) {
+    proto::ScrubRequest request;
+    if (Status s = read_body(body, request); !s.ok()) return s;
+    return bytes_of(store.ask_scrub(request.wish));
+}
+
 Result<Bytes> on_stage(Store& store, ByteView body, Nanos now) {
     proto::DigestList list;
     if (Status s = read_body(body, list); !s.ok()) return s;
@@ -83,13 +95,14 @@ proto::DiskStat disk_stat_of(const Store& store) {
     return out;
 }
 
-// stat, spaces, disk and drain: requests without contents.
+// stat, spaces, disk, disk_spaces and drain: requests without contents.
 Result<Bytes> on_bare(Store& store, proto::Method method, ByteView body) {
     proto::StatRequest request;
     if (Status s = read_body(body, request); !s.ok()) return s;
     if (method == proto::Method::stat) return bytes_of(stat_of(store));
     if (method == proto::Method::disk) return bytes_of(disk_stat_of(store));
     if (method == proto::Method::spaces) return bytes_of(store.spaces());
+    if (method == proto::Method::disk_spaces) return bytes_of(store.disk_spaces());
     store.ask_to_drain();
     return Bytes{};
 }
@@ -150,9 +163,14 @@ Result<Bytes> serve_call(Store& store, const WriterId& writer, uint16_t raw, Byt
             return on_list(store, body);
         case proto::Method::stage:
             return on_stage(store, body, now);
+        case proto::Method::list_disk:
+            return on_list_disk(store, body);
+        case proto::Method::scrub_disk:
+            return on_scrub_disk(store, body);
         case proto::Method::stat:
         case proto::Method::spaces:
         case proto::Method::disk:
+        case proto::Method::disk_spaces:
         case proto::Method::drain:
             return on_bare(store, *method, body);
         case proto::Method::unpin:

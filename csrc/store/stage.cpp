@@ -193,19 +193,25 @@ proto::Staged Store::ask_stage(const std::vector<Id128>& digests, Nanos time) {
             item = {0, config_.segment, extents_.epoch(e.extent), e.offset, e.length, e.check, e.version};
         } else if (on_disk(d)) {
             status = stuck ? PageStatus::REFUSED : PageStatus::PENDING;
-            if (!stuck && to_stage_.size() < kMaxToStage && asked_stage_.insert(d).second)
-                to_stage_.push_back(d);
+            if (!stuck) want_up(d);
         }
         item.code = static_cast<uint8_t>(status);
     }
-    staging_.notify_all();
     return out;
+}
+
+// Mutex held. False: too many wait.
+bool Store::want_up(const Id128& digest) {
+    if (to_stage_.size() >= kMaxToStage) return asked_stage_.contains(digest);
+    if (asked_stage_.insert(digest).second) to_stage_.push_back(digest);
+    staging_.notify_all();
+    return true;
 }
 
 bool Store::wait_stage(Nanos timeout) {
     std::unique_lock lock(mutex_);
     staging_.wait_for(lock, std::chrono::nanoseconds(timeout),
-                      [&] { return stopped_waiting_ || !to_stage_.empty(); });
+                      [&] { return stopped_waiting_ || !to_stage_.empty() || scrub_.running != 0; });
     return !stopped_waiting_;
 }
 

@@ -396,7 +396,11 @@ void Store::pin(std::span<const Id128> digests, bool pinned, std::span<PageStatu
     for (size_t i = 0; i < digests.size(); ++i) {
         EntryId id = live(digests[i]);
         status[i] = PageStatus::ABSENT;
-        if (id == kNoEntry) continue;
+        if (id == kNoEntry) {
+            if (pinned && on_disk(digests[i]))
+                status[i] = want_up(digests[i]) ? PageStatus::PENDING : PageStatus::REFUSED;
+            continue;
+        }
         Entry& e = index_.at(id);
         Extent& extent = extents_.at(e.extent);
         if (pinned && extent.state == ExtentState::reclaiming) continue;  // it may be leaving
@@ -415,10 +419,7 @@ void Store::lease(std::span<const Id128> digests, Nanos until, std::span<PageSta
         EntryId id = live(digests[i]);
         bool stays = id != kNoEntry && extents_.at(index_.at(id).extent).state != ExtentState::reclaiming;
         status[i] = stays || on_disk(digests[i]) ? PageStatus::HIT : PageStatus::ABSENT;
-        if (!stays && status[i] == PageStatus::HIT && to_stage_.size() < kMaxToStage) {
-            to_stage_.push_back(digests[i]);  // it will be read soon
-            staging_.notify_all();
-        }
+        if (!stays && status[i] == PageStatus::HIT) want_up(digests[i]);  // it will be read soon
         if (!stays) continue;
         Entry& e = index_.at(id);
         e.lease_until = std::max(e.lease_until, until);

@@ -146,6 +146,7 @@ class Store {
               std::span<uint64_t> lengths) const;
 
     // ---- keeping and dropping
+    // A page on disk is PENDING until it has been brought up: pin it again then.
     void pin(std::span<const Id128> digests, bool pinned, std::span<PageStatus> status);
     void lease(std::span<const Id128> digests, Nanos until, std::span<PageStatus> status);
     void note_hits(std::span<const Id128> digests);
@@ -223,9 +224,15 @@ class Store {
     size_t leave(std::span<const Id128> digests, Nanos patience);
     // A peer wants them up: PENDING until they are in memory; then HIT, where they lie, and a short lease.
     proto::Staged ask_stage(const std::vector<Id128>& digests, Nanos now);
-    // Blocks until somebody wants pages up, stop_waiting() was called, or `timeout`. False: stopped for good.
+    // Blocks until somebody wants pages up or a scrub, stop_waiting() was called, or `timeout`. False:
+    // stopped for good.
     bool wait_stage(Nanos timeout);
     std::vector<Id128> take_stage(size_t most);
+    // Reads and checks a few pages more of a scrub of the disk that somebody asked for.
+    void scrub_disk_some(Nanos patience);
+    proto::DiskScrub ask_scrub(proto::ScrubWish wish);
+    proto::PageList list_disk(uint64_t cursor, size_t most) const;
+    proto::SpaceList disk_spaces() const;
     // The directory says so: pages on disk of an earlier incarnation may be found, and are to be published.
     void confirm_space(const Id128& space, uint64_t generation);
 
@@ -302,6 +309,9 @@ class Store {
     bool on_disk(const Id128& digest) const { return disk_ != nullptr && disk_->find(digest, now()); }
     std::vector<DiskOffer> leaving(uint32_t extent, const std::vector<Pending>& moves) const;
     void take_leave(EntryId id, Reclaim& out);
+    bool want_up(const Id128& digest);
+    size_t check_on_disk(std::span<const DiskPage> pages, size_t at, bool keeps, Nanos patience,
+                         proto::DiskScrub& found);
     void land(std::span<const std::shared_ptr<Disk::Read>> reads, std::span<const size_t> rows,
               std::span<PageStatus> status);
     PageStatus enter(const DiskPage& page, const Slot& slot, bool good);
@@ -329,6 +339,9 @@ class Store {
     std::condition_variable staging_;
     std::deque<Id128> to_stage_;
     std::set<Id128> asked_stage_;  // the same
+    proto::DiskScrub scrub_;
+    uint64_t scrub_cursor_ = 0;
+    bool scrub_keeps_ = false;
     bool stopped_waiting_ = false;
     std::atomic<bool> draining_{false};
     mutable StoreStats counts_;

@@ -6,10 +6,12 @@ import argparse
 import dataclasses
 import json
 import sys
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from tent_core import _native
 from tent_core.cli.observing import add_config
 from tent_core.cli.progress import Progress
 from tent_core.cli.table import table
@@ -122,7 +124,7 @@ def _stat(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"spaces": [dataclasses.asdict(row) for row in rows], "unreachable": failed}))
         return 0
-    head = ("model", "namespace", "node", "generation", "pages", "bytes")
+    head = ("model", "namespace", "node", "generation", "pages", "bytes", "on disk", "bytes on disk")
     print(table(head, [_space_cells(row) for row in rows]) if rows else "no pages")
     for name, why in failed.items():
         print(f"\n{name} does not answer: {why}")
@@ -131,7 +133,10 @@ def _stat(options: argparse.Namespace) -> int:
 
 def _space_cells(row: SpaceRow) -> tuple[str, ...]:
     model = str(row.facts.get("model", "?"))
-    return (model, row.space[:12], row.node, str(row.generation), str(row.pages), _bytes(row.bytes))
+    return (
+        model, row.space[:12], row.node, str(row.generation), str(row.pages), _bytes(row.bytes),
+        str(row.disk_pages), _bytes(row.disk_bytes),
+    )  # fmt: skip
 
 
 def _key(text: str) -> bytes:
@@ -155,6 +160,7 @@ def _stat_key(view: PoolView, wanted: Any, options: argparse.Namespace) -> int:
             "length": info["length"],
             "generation": info["generation"],
             "replicas": [name for name, *_ in info["replicas"]],
+            "on_disk": [name for name, _, segment, *_ in info["replicas"] if segment == _native.DISK_SEGMENT],
         }
         for space, (digest, info) in found.items()
     ]
@@ -169,7 +175,7 @@ def _stat_key(view: PoolView, wanted: Any, options: argparse.Namespace) -> int:
                 str(page["digest"])[:12],
                 _bytes(int(page["length"])),
                 str(page["generation"]),
-                ", ".join(page["replicas"]),
+                ", ".join(f"{name} (disk)" if name in page["on_disk"] else name for name in page["replicas"]),
             )
             for page in shown
         ]
@@ -187,7 +193,8 @@ def _add_pin(commands: Any, name: str, pinned: bool, text: str) -> None:
         name,
         help=text,
         description="Pages by KEY (as 'tent stat' takes it), or all that the pool holds of a model. A pin stays until "
-        "'tent unpin', the page's removal or the end of its node; pinned memory is not given to other pages.",
+        "'tent unpin', the page's removal or the end of its node; pinned memory is not given to other pages. Pages "
+        "that lie on a node's disk are brought into its memory and pinned there.",
     )
     parser.add_argument("keys", nargs="*", metavar="KEY")
     parser.add_argument("--model", metavar="M", help="only this model; without KEY: all of its pages")
@@ -225,9 +232,10 @@ def _pages_of_keys(view: PoolView, spaces: list[bytes], keys: list[str]) -> dict
 def _pages_of_spaces(view: PoolView, spaces: set[bytes]) -> dict[str, list[bytes]]:
     found: dict[str, list[bytes]] = {}
     for node in view.owners():
-        for _segment, digests, owners, *_ in view.pages(node):
-            mine = [d.tobytes() for d, s in zip(digests, owners, strict=True) if s.tobytes() in spaces]
-            found.setdefault(node, []).extend(mine)
+        mine: set[bytes] = set()
+        for _segment, digests, owners, *_ in chain(view.pages(node), view.pages(node, disk=True)):
+            mine |= {d.tobytes() for d, s in zip(digests, owners, strict=True) if s.tobytes() in spaces}
+        found[node] = sorted(mine)
     return {node: digests for node, digests in found.items() if digests}
 
 
@@ -262,8 +270,9 @@ def _add_verify(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="read every page and check it; remove bad ones",
-        description="A scrub: reads the pages of each node over the network, at low priority, and compares their "
-        "checks. Bad pages are removed, so that they are computed again. Exit status 1 when there was a bad one.",
+        description="A scrub: reads the pages of each node's memory over the network, at low priority, and compares "
+        "their checks; pages on disk are read and checked by the node itself. Bad pages are removed, so that they are "
+        "computed again. Exit status 1 when there was a bad one.",
     )
     parser.add_argument("nodes", nargs="*", metavar="NODE", help="only these (default: all that give memory)")
     parser.add_argument("--keep", action="store_true", help="report bad pages and leave them there")
@@ -281,13 +290,17 @@ def _verify(options: argparse.Namespace) -> int:
         results = []
         for node in options.nodes or owners:
             with Progress(f"verifying {node}") as progress:
-                results.append(
-                    view.verify(node, not options.keep, lambda s, p=progress: p.update(_so_far(s)))
-                )
+
+                def show(state: Verified, progress: Progress = progress) -> None:
+                    progress.update(_so_far(state))
+
+                results.append(view.verify(node, not options.keep, show))
+                if (on_disk := view.verify_disk(node, not options.keep, show)) is not None:
+                    results.append(on_disk)
     if options.json:
         print(json.dumps({"nodes": [dataclasses.asdict(row) for row in results]}))
     else:
-        head = ("node", "pages", "bytes", "bad", "removed", "gone meanwhile", "not read")
+        head = ("node", "where", "pages", "bytes", "bad", "removed", "gone meanwhile", "not read")
         print(table(head, [_verified_cells(row) for row in results]) if results else "no node gives memory")
         for row in results:
             if row.why:
@@ -296,10 +309,11 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _so_far(state: Verified) -> str:
-    return f"{state.pages} pages, {state.bad} bad"
+    return f"{state.pages} pages {'on disk' if state.where == 'disk' else 'in memory'}, {state.bad} bad"
 
 
 def _verified_cells(row: Verified) -> tuple[str, ...]:
     return (
-        row.node, str(row.pages), _bytes(row.bytes), str(row.bad), str(row.removed), str(row.moved), str(row.unread),
+        row.node, row.where, str(row.pages), _bytes(row.bytes), str(row.bad), str(row.removed), str(row.moved),
+        str(row.unread),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from tent_core import _native
 from tent_core.config import Config
 from tent_core.engine import Intent, Peer
-from tent_core.errors import InvalidArgument, TentError, error_for_code
+from tent_core.errors import InvalidArgument, TentError, Unsupported, error_for_code
 from tent_core.observe.session import Observer
 from tent_core.store.batch import Digests, Words
 from tent_core.store.lookup import Messages
@@ -25,6 +26,8 @@ __all__ = ["NodeRow", "PoolView", "SpaceRow", "Verified"]
 
 _CALL_S = 5.0
 _READ_S = 30.0
+_UP_S = 10.0  # for pages to come up from a disk, without any that does
+_PAUSE_S = 0.02  # between questions to a node that is at work
 _LARGEST_PAGE = 16 << 30  # store.extent is no larger
 _VERIFY_BYTES = 64 << 20  # read at a time
 
@@ -57,15 +60,18 @@ class SpaceRow:
     space: str  # digest, hexadecimal
     facts: dict[str, Any]
     generation: int
-    pages: int
-    bytes: int
+    pages: int = 0
+    bytes: int = 0
+    disk_pages: int = 0
+    disk_bytes: int = 0
 
 
 @dataclasses.dataclass
 class Verified:
-    """What a scrub of one node found."""
+    """What a scrub of one node's memory, or of its disk, found."""
 
     node: str
+    where: str = "memory"  # or disk
     pages: int = 0
     bytes: int = 0
     bad: int = 0
@@ -178,15 +184,30 @@ class PoolView:
 
     def spaces(self) -> tuple[list[SpaceRow], dict[str, str]]:
         """What every node holds by namespace, and why nodes did not answer."""
-        facts, rows, failed = self.facts(), [], {}
+        facts, failed = self.facts(), {}
+        rows: list[SpaceRow] = []
         for name in self.owners():
+            found: dict[bytes, SpaceRow] = {}
             try:
                 reply = self.peer(name).call(Messages.SPACES, _native.bare_request(), _CALL_S)
                 for space, generation, pages, nbytes in _native.space_list_reply(reply):
-                    rows.append(SpaceRow(name, space.hex(), facts.get(space, {}), generation, pages, nbytes))
+                    row = SpaceRow(name, space.hex(), facts.get(space, {}), generation, pages, nbytes)
+                    found[space] = row
+                for space, generation, pages, nbytes in self._disk_spaces(name):
+                    row = found.get(space) or SpaceRow(name, space.hex(), facts.get(space, {}), generation)
+                    found[space] = dataclasses.replace(row, disk_pages=pages, disk_bytes=nbytes)
             except TentError as error:
                 failed[name] = str(error)
+            rows += found.values()
         return rows, failed
+
+    def _disk_spaces(self, name: str) -> list[tuple[bytes, int, int, int]]:
+        try:
+            return _native.space_list_reply(
+                self.peer(name).call(Messages.DISK_SPACES, _native.bare_request(), _CALL_S)
+            )
+        except Unsupported:  # an older TENT
+            return []
 
     def evict(self, spaces: list[bytes]) -> None:
         """Everything of these namespaces is a miss from now on, for everybody. Raises DirectoryUnavailable."""
@@ -207,20 +228,37 @@ class PoolView:
         return found
 
     def keep(self, node: str, digests: Digests, pinned: bool) -> int:
-        """Pins pages of a node, or unpins them. How many it had."""
+        """Pins pages of a node, or unpins them. How many it had. Pages on its disk it brings up first: that is waited
+        for as long as there is progress."""
         kept = 0
         for start in range(0, len(digests), Messages.MOST):
-            some = np.ascontiguousarray(digests[start : start + Messages.MOST])
-            reply = self.peer(node).call(Messages.KEEP, _native.keep_request(pinned, some), _CALL_S)
-            kept += int((_native.statuses_reply(reply) == PageStatus.HIT).sum())
+            some = digests[start : start + Messages.MOST]
+            until = time.monotonic() + _UP_S
+            while len(some):
+                request = _native.keep_request(pinned, np.ascontiguousarray(some))
+                status = _native.statuses_reply(self.peer(node).call(Messages.KEEP, request, _CALL_S))
+                done = int((status == PageStatus.HIT).sum())
+                kept += done
+                some = some[status == PageStatus.PENDING]
+                until = time.monotonic() + _UP_S if done else until
+                if not len(some) or time.monotonic() > until:
+                    break
+                time.sleep(_PAUSE_S)
         return kept
 
-    def pages(self, node: str) -> Iterator[Any]:
-        """Pieces of the node's listing: segment, then columns (`_native.page_list_reply`)."""
+    def pages(self, node: str, *, disk: bool = False) -> Iterator[Any]:
+        """Pieces of the node's listing: segment, then columns (`_native.page_list_reply`). ``disk``: of what lies on
+        its disk; nothing where the node has none, or cannot tell."""
         cursor, more = 0, True
         while more:
             request = _native.list_request(cursor, Messages.MOST_LISTED)
-            cursor, *piece = _native.page_list_reply(self.peer(node).call(Messages.LIST, request, _CALL_S))
+            try:
+                reply = self.peer(node).call(Messages.LIST_DISK if disk else Messages.LIST, request, _CALL_S)
+            except Unsupported:  # an older TENT
+                if disk:
+                    return
+                raise
+            cursor, *piece = _native.page_list_reply(reply)
             lengths: Any = piece[5]
             if len(lengths) and not 0 < int(lengths.min()) <= int(lengths.max()) <= _LARGEST_PAGE:
                 raise error_for_code("protocol", f"node {node!r} lists a page of {int(lengths.max())} bytes")
@@ -241,6 +279,34 @@ class PoolView:
         except TentError as error:
             done.why = str(error)
         return done
+
+    def verify_disk(self, node: str, remove: bool, progress: Any = lambda _state: None) -> Verified | None:
+        """The node reads every page on its disk and checks it. None where it keeps none there."""
+        done = Verified(node, "disk")
+        try:
+            stat = _native.disk_stat_reply(
+                self.peer(node).call(Messages.DISK, _native.bare_request(), _CALL_S)
+            )
+            if not stat["capacity"]:
+                return None
+            state = self._scrub_disk(node, "remove" if remove else "keep")
+            while True:
+                for name in ("pages", "bytes", "bad", "removed", "unread"):
+                    setattr(done, name, state[name])
+                progress(done)
+                if not state["running"]:
+                    return done
+                time.sleep(_PAUSE_S)
+                state = self._scrub_disk(node, "tell")
+        except Unsupported:  # an older TENT
+            return None
+        except TentError as error:
+            done.why = str(error)
+        return done
+
+    def _scrub_disk(self, node: str, wish: str) -> dict[str, int]:
+        request = _native.scrub_request(wish)
+        return _native.disk_scrub_reply(self.peer(node).call(Messages.SCRUB_DISK, request, _CALL_S))
 
     def _verify(self, node: str, segment: int, columns: Any, done: Verified) -> Any:
         """Positions of the bad ones. A page whose memory was reused meanwhile is none of them."""

@@ -174,5 +174,6 @@ class Ssd:
                     self.stage(digest_array(wanted), self._timeout)
                     self._context.wake.set()
                 self.disk.tend()
+                native.scrub_disk_some(self._timeout)
             except Exception:
                 log.exception("bringing pages up from the disk failed; it goes on")

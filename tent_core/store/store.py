@@ -27,6 +27,7 @@ from tent_core.store.held import held
 from tent_core.store.lookup import Located, Lookup, lease, locate
 from tent_core.store.namespace import Namespace, Value
 from tent_core.store.peers import Peers
+from tent_core.store.pin import pin
 from tent_core.store.place import Place
 from tent_core.store.pool import make_pool
 from tent_core.store.reader import Reader
@@ -320,7 +321,8 @@ class PageStore:
         self._context.saw_generation(namespace.digest, generation)
 
     def pin(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
-        """Keeps pages of this node from being evicted until `unpin`: HIT, or ABSENT for pages it does not own."""
+        """Keeps pages of this node from being evicted until `unpin`: HIT, or ABSENT for pages it does not own. Pages on
+        disk are brought up for it: what keeps one from being so is its status."""
         return self._pin(namespace, keys, True)
 
     def unpin(self, namespace: Namespace, keys: Sequence[bytes]) -> Statuses:
@@ -328,11 +330,7 @@ class PageStore:
 
     def _pin(self, namespace: Namespace, keys: Sequence[bytes], pinned: bool) -> Statuses:
         self._usable()
-        digests = digests_of(namespace.digest, keys)
-        if self._context.native is None:
-            return np.full(len(digests), PageStatus.ABSENT, dtype=np.uint8)
-        status: Statuses = self._context.native.pin(digests, pinned)
-        return status
+        return pin(self._context, digests_of(namespace.digest, keys), pinned)
 
     # ---- what to expect
 

@@ -16,6 +16,7 @@ import pytest
 
 from support.store_process import TENT, NodeProcess
 from support.stores import Client, Open, Server, all_are, names, wait_for
+from support.tent import tent
 from tent_core import _native
 from tent_core.store import PageStatus, PageStore
 
@@ -54,19 +55,6 @@ def nodes(server: Server) -> Iterator[Any]:
     yield start
     for node in made:
         node.close()
-
-
-def tent(server: Server, *arguments: str) -> tuple[int, Any]:
-    """Exit status, and what the command printed with --json."""
-    path = server.folder / "operator.json"
-    path.write_text(json.dumps(_settings(server)))
-    done = subprocess.run(
-        [*TENT, *arguments, "--json", "--config", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE_S,
-    )
-    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
 
 def _owners(client: Client) -> set[str]:

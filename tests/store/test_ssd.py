@@ -11,57 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.disks import GROUPS, SIZE, Owner
 from support.store_process import NodeProcess
 from support.stores import Client, Open, Server, all_are, names, page, wait_for
 from tent_core import _native
 from tent_core.errors import InvalidArgument, NameInUse, Unsupported, VersionMismatch
 from tent_core.store import PageStatus, PageStore
 from tent_core.store.ssd import FILE
-
-_GROUPS = 12  # of ten pages of 100 kB: three times the memory
-_SIZE = 100_000
-
-
-class Owner(Client):
-    """A store of 4 MiB with a disk of 64 MiB behind it, closed by itself or with the test."""
-
-    def __init__(self, open_store: Open, folder: Path, **more: Any) -> None:
-        options: dict[str, Any] = {
-            "capacity": "4MiB",
-            "extent": "1MiB",
-            "node__name": "owner",
-            "store__ssd_path": str(folder),
-            "store__ssd_capacity": "64MiB",
-            "store__ssd_timeout_ms": 20_000,  # a busy machine's disk
-            **more,
-        }
-        super().__init__(open_store(**options), size=_SIZE, count=10)
-
-    @property
-    def disk(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.store.stats()["ssd"]
-        return found
-
-    def fill(self, groups: int = _GROUPS) -> list[list[bytes]]:
-        """Puts more than fits into memory, a group at a time, so slowly that the disk keeps up."""
-        made = [names(10, f"g{group}-") for group in range(groups)]
-        for group in made:
-            assert all_are(self.put(group), PageStatus.STORED)
-            wait_for(lambda: self.store.stats()["free_extents"] > 0, "upkeep makes room")
-            wait_for(lambda: not self.disk["writing"], "the disk has written it")
-        return made
-
-    def verify_row(self, key: bytes, row: int) -> bool:
-        return bool((self.buffer[row] == page(key, self.size)).all())
-
-    def end(self) -> None:
-        self.segment.close()
-        self.store.close()
-
-
-def _settled(owner: Owner) -> None:
-    """What was put and did not stay in memory is on disk, and the directory has it all."""
-    wait_for(lambda: not owner.store.stats()["queued"], "everything is published")
 
 
 def _record_of(client: Client, key: bytes) -> dict[str, Any] | None:
@@ -89,8 +45,8 @@ def test_pages_that_left_memory_come_back_from_the_disk(open_store: Open, tmp_pa
 def test_readers_on_other_nodes_get_them_too(open_store: Open, tmp_path: Path) -> None:
     owner = Owner(open_store, tmp_path)
     groups = owner.fill()
-    _settled(owner)
-    reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=_SIZE, count=10)
+    owner.settle()
+    reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=SIZE, count=10)
     info = _record_of(reader, groups[0][0])
     assert info is not None and info["replicas"][0][2] == _native.DISK_SEGMENT
     for group in groups:
@@ -106,8 +62,8 @@ def test_a_restart_finds_them_again(open_store: Open, tmp_path: Path) -> None:
     owner.end()
     again = Owner(open_store, tmp_path)
     assert again.disk["rebuilt"] >= on_disk  # and what upkeep moved there meanwhile
-    _settled(again)
-    reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=_SIZE, count=10)
+    again.settle()
+    reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=SIZE, count=10)
     for group in groups[:6]:
         assert all_are(reader.get(group), PageStatus.HIT)
         assert reader.verify(group)
@@ -123,8 +79,8 @@ def test_a_node_that_left_is_back_with_its_pages(open_store: Open, server: Serve
     }  # fmt: skip
     node = NodeProcess(server.folder, "keeper", **config)
     try:
-        reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=_SIZE, count=10)
-        for group in range(_GROUPS):
+        reader = Client(open_store(capacity="0", store__ssd_timeout_ms=20_000), size=SIZE, count=10)
+        for group in range(GROUPS):
             keys = names(10, f"g{group}-")
             # While upkeep makes room, the node may have none to lend.
             wait_for(lambda k=keys: (reader.put(k) <= PageStatus.PRESENT).all(), "the node takes them")
@@ -136,10 +92,10 @@ def test_a_node_that_left_is_back_with_its_pages(open_store: Open, server: Serve
         assert node.last["disk_pages"] >= left["kept"]
         wait_for(lambda: (reader.get(names(10, "g11-")) == PageStatus.HIT).any(), "they are published")
         found = 0
-        for group in range(_GROUPS):
+        for group in range(GROUPS):
             status = reader.get(names(10, f"g{group}-"))
             for row in np.flatnonzero(status == PageStatus.HIT).tolist():
-                assert bool((reader.buffer[row] == page(b"g%d-%d" % (group, row), _SIZE)).all())
+                assert bool((reader.buffer[row] == page(b"g%d-%d" % (group, row), SIZE)).all())
                 found += 1
         assert found > 0
     finally:
@@ -152,7 +108,7 @@ def test_invariant_1_what_was_cleared_while_the_node_was_down_stays_away(
     owner = Owner(open_store, tmp_path)
     groups = owner.fill()
     owner.end()
-    other = Client(open_store(capacity="0"), size=_SIZE, count=10)
+    other = Client(open_store(capacity="0"), size=SIZE, count=10)
     other.store.clear(other.space)
     again = Owner(open_store, tmp_path)
     for group in groups:

@@ -165,6 +165,8 @@ def store_messages() -> dict[str, bytes]:
         + bytes([0x77]) * 16
         + struct.pack("<BIIQQQ16x", 3, 0, 0, 0, 0, 0),
         "disk_stat": version + struct.pack("<4QB", 1 << 40, 12345, 12, 2, 1),
+        "scrub": version + b"\x02",
+        "disk_scrub": version + struct.pack("<6QB", 3, 1000, 1 << 30, 2, 1, 7, 1),
         "statuses": version + struct.pack("<I", 3) + bytes([0, 16, 1]),
     }
 

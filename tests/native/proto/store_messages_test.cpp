@@ -107,6 +107,8 @@ TEST_CASE("every store message has golden bytes") {
     Staged staged{{{0, 3, 9, 0x1000040, 12345, 0xFEDCBA9876543210, id(0x77)}, {3, 0, 0, 0, 0, 0, {}}}};
     CHECK(check_message("staged", staged).items[0].epoch == 9);
     CHECK(check_message("disk_stat", DiskStat{1ull << 40, 12345, 12, 2, 1}).off == 1);
+    CHECK(check_message("scrub", ScrubRequest{ScrubWish::keep_bad}).wish == ScrubWish::keep_bad);
+    CHECK(check_message("disk_scrub", DiskScrub{3, 1000, 1 << 30, 2, 1, 7, 1}).unread == 7);
     CHECK(check_message("statuses", Statuses{{0, 16, 1}}).values == std::vector<uint8_t>{0, 16, 1});
 }
 
@@ -156,8 +158,8 @@ TEST_CASE("unknown methods are no methods") {
     CHECK(method_from_wire(1) == Method::lend);
     CHECK(method_from_wire(9) == Method::stale);
     CHECK_FALSE(method_from_wire(0));
-    CHECK(method_from_wire(17) == Method::disk);
-    CHECK_FALSE(method_from_wire(18));
+    CHECK(method_from_wire(20) == Method::scrub_disk);
+    CHECK_FALSE(method_from_wire(21));
     CHECK_FALSE(method_from_wire(~0ull));
     CHECK_FALSE(method_from_wire(257));
 }
