@@ -81,5 +81,6 @@ void bind_pages(py::module_& m);
 void bind_offers(py::module_& m);
 void bind_store_messages(py::module_& m);
 void bind_disk(py::module_& m);
+void bind_flights(py::module_& m);
 
 }  // namespace tent::bindings

@@ -76,4 +76,5 @@ PYBIND11_MODULE(_native, m) {
     tent::bindings::bind_pages(m);
     tent::bindings::bind_store_messages(m);
     tent::bindings::bind_disk(m);
+    tent::bindings::bind_flights(m);
 }

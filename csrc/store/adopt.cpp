@@ -14,8 +14,20 @@ constexpr size_t kMaxWanted = 65536;
 
 PageStatus Store::want_one(const proto::AdoptRequest& request, const Id128& digest) {
     if (live(digest) != kNoEntry || on_disk(digest)) return PageStatus::PRESENT;
-    if (asked_to_drain() || wanted_.size() >= kMaxWanted) return PageStatus::REFUSED;
-    wanted_.push_back({digest, request.space, request.generation, request.copies});
+    if (asked_to_drain()) return PageStatus::REFUSED;
+    if (fetching_.contains(digest)) return PageStatus::PENDING;
+    auto asked = asked_wanted_.find(digest);
+    if (asked == asked_wanted_.end()) {
+        if (wanted_.size() >= kMaxWanted) return PageStatus::REFUSED;
+        asked_wanted_[digest] = {digest, request.space, request.generation, request.copies};
+        wanted_.push_back(digest);
+        return PageStatus::PENDING;
+    }
+    Wanted& there = asked->second;
+    // Whoever wants the most copies decides; 0: however many there are.
+    bool all = there.copies == 0 || request.copies == 0;
+    there.copies = all ? uint8_t{0} : std::max(there.copies, request.copies);
+    there.generation = std::max(there.generation, request.generation);
     return PageStatus::PENDING;
 }
 
@@ -29,14 +41,21 @@ void Store::want(const proto::AdoptRequest& request, std::span<PageStatus> statu
 
 std::vector<Wanted> Store::take_wanted(size_t most) {
     std::lock_guard lock(mutex_);
-    size_t n = std::min(most, wanted_.size());
-    std::vector<Wanted> out(wanted_.begin(), wanted_.begin() + static_cast<ptrdiff_t>(n));
-    wanted_.erase(wanted_.begin(), wanted_.begin() + static_cast<ptrdiff_t>(n));
+    fetching_.clear();
+    std::vector<Wanted> out;
+    while (!wanted_.empty() && out.size() < most) {
+        auto asked = asked_wanted_.find(wanted_.front());
+        wanted_.pop_front();
+        fetching_.insert(asked->first);
+        out.push_back(asked->second);
+        asked_wanted_.erase(asked);
+    }
     return out;
 }
 
 bool Store::wait_wanted(Nanos timeout) {
     std::unique_lock lock(mutex_);
+    fetching_.clear();
     wanting_.wait_for(lock, std::chrono::nanoseconds(timeout),
                       [&] { return stopped_waiting_ || !wanted_.empty(); });
     return !stopped_waiting_;

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -201,9 +202,10 @@ class Store {
     void writer_gone(const WriterId& writer);
 
     // ---- copies for other nodes, and what operators ask (adopt.cpp)
-    // Takes note of pages that this node is to fetch copies of: PENDING, PRESENT, or REFUSED. Wakes
-    // wait_wanted().
+    // Takes note of pages that this node is to fetch copies of: PENDING, PRESENT, or REFUSED. However many
+    // ask, each is fetched once. Wakes wait_wanted().
     void want(const proto::AdoptRequest& request, std::span<PageStatus> status);
+    // One thread, which has fetched what it took before, or given it up, when it asks (or waits) again.
     std::vector<Wanted> take_wanted(size_t most);
     // Blocks until something is wanted, stop_waiting() was called, or `timeout`. False: stopped for good.
     bool wait_wanted(Nanos timeout);
@@ -334,7 +336,9 @@ class Store {
     std::atomic<uint64_t> loans_ended_{0};
     std::vector<Id128> doubted_;
     std::condition_variable wanting_;
-    std::deque<Wanted> wanted_;
+    std::deque<Id128> wanted_;
+    std::map<Id128, Wanted> asked_wanted_;  // the same: each page once
+    std::set<Id128> fetching_;              // taken last: their copies are being fetched
     std::shared_ptr<Disk> disk_;
     std::condition_variable staging_;
     std::deque<Id128> to_stage_;

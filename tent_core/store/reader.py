@@ -14,6 +14,7 @@ from tent_core.errors import InvalidArgument, TentError
 from tent_core.store.batch import Batch, Rows, Statuses
 from tent_core.store.bring_up import bring_up, on_disk
 from tent_core.store.context import Context, Deadline
+from tent_core.store.flights import Flights
 from tent_core.store.lookup import Located, elsewhere, locate
 from tent_core.store.rarely import Rarely
 from tent_core.store.reason import PageStatus, status_of_code
@@ -58,6 +59,7 @@ class Reader:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._rarely = Rarely(log, context.config.log.interval_s)
+        self._flights = Flights(context)
         self.rate = 2e9  # bytes a second of verified gets lately: a guess until the first
         self._seconds = {
             fresh: context.metrics.histogram("store.get.seconds", looked_up=str(fresh).lower())
@@ -82,7 +84,14 @@ class Reader:
         fresh = located is None
         if located is None:
             located = locate(context, space, batch.digests, batch.totals)
-        status = self._fetch_anywhere(space, batch, located, deadline, priority, control)
+
+        def fetch(some: Batch, where: Located) -> Statuses:
+            return self._fetch_anywhere(space, some, where, deadline, priority, control)
+
+        if same_version:  # a copy for the pool: nobody else is to wait for one
+            status = fetch(batch, located)
+        else:
+            status = self._flights.get(batch, located, deadline, priority, control, fetch)
         # A page may have been moved between look-up and read: where it went is one look-up away.
         all_hit = not status.any()
         again: Rows = np.empty(0, dtype=np.int64) if all_hit else self._outdated(located, status)

@@ -202,11 +202,13 @@ TEST_CASE("copies: what is wanted waits, what is there is not wanted, who leaves
     CHECK(wanted[0].generation == 3);
     CHECK(wanted[0].copies == 2);
     CHECK(pool.store->take_wanted(10).empty());
-    std::vector<Id128> many(proto::kMaxItems);
-    for (size_t i = 0; i < many.size(); ++i) many[i] = id_of(100 + i);
-    proto::AdoptRequest flood{pool.space, 0, 0, many};
-    for (int i = 0; i < 16; ++i) CHECK(ask(*pool.store, flood)[0] == PageStatus::PENDING);
-    CHECK(ask(*pool.store, flood)[0] == PageStatus::REFUSED);  // a bound
+    proto::AdoptRequest flood{pool.space, 0, 0, std::vector<Id128>(proto::kMaxItems)};
+    auto next = [&, n = size_t{100}]() mutable {
+        for (Id128& d : flood.digests) d = id_of(n++);
+        return ask(*pool.store, flood)[0];
+    };
+    for (int i = 0; i < 16; ++i) CHECK(next() == PageStatus::PENDING);
+    CHECK(next() == PageStatus::REFUSED);  // a bound
     pool.store->ask_to_drain();
     CHECK(pool.store->asked_to_drain());
     CHECK(ask(*pool.store, request) == std::vector{PageStatus::PRESENT, PageStatus::REFUSED});
@@ -277,4 +279,19 @@ TEST_CASE("hot pages: one that is read once takes no place from one that is read
     for (uint64_t n = 0; n < 4 * 65536; ++n) others.push_back(id_of(1000 + n));
     hot.touch(others);
     CHECK(hot.touch({&often, 1}).empty());  // it would have been the fourth
+}
+
+TEST_CASE("copies: a page that many ask for is fetched once") {
+    Pool pool(64 << 10, 4);
+    proto::AdoptRequest request{pool.space, 3, 2, {id_of(1), id_of(1), id_of(2)}};
+    CHECK(ask(*pool.store, request) == std::vector(3, PageStatus::PENDING));
+    request.copies = 5;
+    ask(*pool.store, request);
+    auto wanted = pool.store->take_wanted(10);
+    REQUIRE(wanted.size() == 2);
+    CHECK(wanted[0].copies == 5);  // whoever wants the most decides
+    CHECK(ask(*pool.store, request) == std::vector(3, PageStatus::PENDING));
+    CHECK(pool.store->take_wanted(10).empty());  // asked for while it was being fetched
+    ask(*pool.store, request);                   // it could not be had then
+    CHECK(pool.store->take_wanted(10).size() == 2);
 }
