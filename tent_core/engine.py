@@ -34,6 +34,7 @@ log = logging.getLogger("tent")
 U64 = npt.NDArray[np.uint64]
 ConfigSource = str | Mapping[str, Any] | Config | None
 
+_MOST_SLOTS = 1 << 20  # csrc/proto/wire.h
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -173,6 +174,16 @@ class Engine:
             access = "r"
         fields = self._native.add(address, nbytes, name or "", access, writable)
         return self._enter(fields, access, keep, writable)
+
+    def _register_slots(self, buffer: Any, slot: int) -> Segment:
+        """`register`, for peers to read, with an epoch for each piece of ``slot`` bytes."""
+        address, nbytes, writable, keep = memory_of(buffer)
+        if not 0 < slot <= nbytes:
+            raise InvalidArgument(f"a page of {slot} bytes does not fit into memory of {nbytes}")
+        if (nbytes + slot - 1) // slot > _MOST_SLOTS:
+            raise InvalidArgument(f"memory of more than {_MOST_SLOTS} pages: share it in pieces")
+        fields = self._native.add(address, nbytes, "", "r", writable, slot)
+        return self._enter(fields, "r", keep, writable)
 
     def _enter(
         self, fields: tuple[int, str, int, int, int, int], access: str, keep: Any, writable: bool = True

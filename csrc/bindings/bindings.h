@@ -82,5 +82,6 @@ void bind_offers(py::module_& m);
 void bind_store_messages(py::module_& m);
 void bind_disk(py::module_& m);
 void bind_flights(py::module_& m);
+void bind_in_place(py::module_& m);
 
 }  // namespace tent::bindings

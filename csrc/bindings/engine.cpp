@@ -401,13 +401,14 @@ void bind_engine(py::module_& m) {
         .def(
             "add",
             [](const EngineHandle& h, uint64_t address, uint64_t bytes, const std::string& name,
-               const std::string& access, bool writable) {
+               const std::string& access, bool writable, uint64_t extent) {
                 auto s = h.engine->add(reinterpret_cast<uint8_t*>(address), bytes, name, rights_of(access),
-                                       writable);
+                                       writable, extent);
                 check(s.status());
                 return segment_tuple(**s);
             },
-            py::arg("address"), py::arg("bytes"), py::arg("name"), py::arg("access"), py::arg("writable"))
+            py::arg("address"), py::arg("bytes"), py::arg("name"), py::arg("access"), py::arg("writable"),
+            py::arg("extent") = 0)
         .def("unregister",
              [](const EngineHandle& h, SegmentId id, double timeout) {
                  Status s;

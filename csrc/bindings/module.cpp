@@ -77,4 +77,5 @@ PYBIND11_MODULE(_native, m) {
     tent::bindings::bind_store_messages(m);
     tent::bindings::bind_disk(m);
     tent::bindings::bind_flights(m);
+    tent::bindings::bind_in_place(m);
 }

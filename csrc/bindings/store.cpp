@@ -121,21 +121,6 @@ py::tuple find(const Store& s, const Digests& digests) {
     return py::make_tuple(status.array, lengths);
 }
 
-py::list published_list(const std::vector<store::Published>& pages) {
-    py::list out;
-    for (const store::Published& p : pages) {
-        out.append(py::make_tuple(bytes_of(p.space), p.generation, bytes_of(p.digest), to_bytes(p.record)));
-    }
-    return out;
-}
-
-py::list items_list(const std::vector<store::Published>& pages) {
-    py::list out;
-    for (const store::Published& p : pages)
-        out.append(py::make_tuple(bytes_of(p.digest), to_bytes(p.record)));
-    return out;
-}
-
 py::object begin_reclaim(Store& s, uint64_t move_bytes) {
     store::Reclaim r;
     {

@@ -57,4 +57,19 @@ store::Executor executor_of(const std::shared_ptr<engine::Engine>& engine) {
     };
 }
 
+py::list published_list(const std::vector<store::Published>& pages) {
+    py::list out;
+    for (const store::Published& p : pages) {
+        out.append(py::make_tuple(bytes_of(p.space), p.generation, bytes_of(p.digest), to_bytes(p.record)));
+    }
+    return out;
+}
+
+py::list items_list(const std::vector<store::Published>& pages) {
+    py::list out;
+    for (const store::Published& p : pages)
+        out.append(py::make_tuple(bytes_of(p.digest), to_bytes(p.record)));
+    return out;
+}
+
 }  // namespace tent::bindings

@@ -25,6 +25,9 @@ store::PageBatch batch_of(const Digests& digests, const Words& addresses, const 
 // The engine's copying threads, or the caller alone once the engine is gone.
 store::Executor executor_of(const std::shared_ptr<engine::Engine>& engine);
 
+// (space, generation, digest, record) each, and (digest, record).
+py::list published_list(const std::vector<store::Published>& pages);
+py::list items_list(const std::vector<store::Published>& pages);
 // A piece of a listing, as columns (bindings/pages.cpp).
 py::tuple page_list(const proto::PageList& list);
 

@@ -120,10 +120,10 @@ Result<std::shared_ptr<Segment>> Engine::allocate(uint64_t bytes, uint64_t exten
 }
 
 Result<std::shared_ptr<Segment>> Engine::add(uint8_t* base, uint64_t bytes, const std::string& name,
-                                             Rights exposed, bool writable) {
+                                             Rights exposed, bool writable, uint64_t extent) {
     if (Status s = usable(); !s.ok()) return s;
     std::lock_guard token(token_);
-    return registry_.add(base, bytes, name, exposed, writable);
+    return registry_.add(base, bytes, name, exposed, writable, extent);
 }
 
 void Engine::revoke_grant(Segment& s) {

@@ -76,7 +76,7 @@ class Engine final : public transport::Sink {
     Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name,
                                               Rights exposed);
     Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name,
-                                         Rights exposed, bool writable);
+                                         Rights exposed, bool writable, uint64_t extent = 0);
     // Blocks until nothing touches it any more (invariant 11) or `timeout`: busy, and the memory must stay.
     Status unregister(SegmentId id, Nanos timeout);
 

@@ -1,5 +1,7 @@
 #include "engine/registry.h"
 
+#include <algorithm>
+
 #include "base/switches.h"
 
 namespace tent::engine {
@@ -44,7 +46,7 @@ Result<std::shared_ptr<Segment>> Registry::enter(std::shared_ptr<Segment> s) {
         }
     }
     if (s->exposed != Rights::none) {
-        size_t extents = s->memory.extents.empty() ? 1 : s->memory.extents.size();
+        size_t extents = (s->length + s->extent_bytes() - 1) / s->extent_bytes();
         Result<UniqueFd> fd = transport::shm::make_memfd("tent-face", Face::bytes(extents));
         if (!fd.ok()) return fd.status();
         auto map = transport::shm::map_own(*fd, Face::bytes(extents), true);
@@ -91,14 +93,16 @@ Result<std::shared_ptr<Segment>> Registry::allocate(uint64_t bytes, uint64_t ext
 }
 
 Result<std::shared_ptr<Segment>> Registry::add(uint8_t* base, uint64_t bytes, const std::string& name,
-                                               Rights exposed, bool writable) {
+                                               Rights exposed, bool writable, uint64_t extent) {
     if (base == nullptr || bytes == 0)
         return {Code::invalid_argument, "a segment needs an address and at least one byte"};
     if (reinterpret_cast<uint64_t>(base) + bytes < bytes)
         return {Code::out_of_range, "the memory wraps around"};
     auto s = std::make_shared<Segment>();
+    if (extent > bytes) return {Code::invalid_argument, "an extent is larger than the memory"};
     s->base = base;
     s->length = bytes;
+    s->memory.extent_bytes = extent;
     s->name = name;
     s->exposed = exposed;
     s->writable = writable;
@@ -174,8 +178,10 @@ Status Registry::resolve(const WriterId& peer, Op op, std::span<const proto::Pie
         }
         if (p.epoch != 0 && s.face != nullptr && protection_on(Protection::epoch)) {
             uint64_t extent = p.offset / s.extent_bytes();
-            if (extent >= s.face->extents || s.face->epochs[extent].load() != p.epoch) {
-                return {Code::stale_epoch, "the extent was reused"};
+            uint64_t last = (p.offset + std::max<uint64_t>(p.length, 1) - 1) / s.extent_bytes();
+            for (; extent <= last; ++extent) {
+                if (extent >= s.face->extents || s.face->epochs[extent].load() != p.epoch)
+                    return {Code::stale_epoch, "the extent was reused"};
             }
         }
         if (s.view) {

@@ -53,7 +53,7 @@ class Registry {
     Result<std::shared_ptr<Segment>> allocate(uint64_t bytes, uint64_t extent, const std::string& name,
                                               Rights exposed);  // both at once: of little
     Result<std::shared_ptr<Segment>> add(uint8_t* base, uint64_t bytes, const std::string& name,
-                                         Rights exposed, bool writable);
+                                         Rights exposed, bool writable, uint64_t extent = 0);
     // What an offer exposes, to those sessions that open it.
     std::shared_ptr<Segment> enter_view(std::unique_ptr<View> view, Rights exposed);
     std::shared_ptr<Segment> find(SegmentId id) const;

@@ -36,6 +36,9 @@ constexpr size_t kMaxNodeName = 255;
 
 // The segment of replicas on disk: nobody reads them one-sided, their owner brings them up when it is asked.
 constexpr SegmentId kDiskSegment = UINT32_MAX - 1;
+// In the epoch of replicas that lie in memory of their owner's caller (in_place.h): their readers always
+// compare the check. The extent is then the page's slot in the segment.
+constexpr uint32_t kInPlaceEpoch = 1u << 31;
 
 struct Replica {
     std::string_view node;  // decoded: points into the record's bytes

@@ -23,6 +23,7 @@ __all__ = [
     "hold",
     "make_batch",
     "page_lengths",
+    "tokens_of",
 ]
 
 Digests = npt.NDArray[np.uint8]  # (N, 16)
@@ -116,6 +117,16 @@ def make_batch(
     if ttl is not None and not 0 <= ttl <= _MAX_TTL_S:
         raise InvalidArgument(f"a ttl is between 0 (no limit) and {_MAX_TTL_S} seconds, not {ttl}")
     return Batch(digests, np.ascontiguousarray(where), np.ascontiguousarray(sizes), totals, ttl)
+
+
+def tokens_of(batch: Batch, token: Any) -> tuple[Words, Words] | None:
+    """The addresses of the pages' stability counters, and what they read now. Raises InvalidArgument."""
+    if token is None:
+        return None
+    tokens = np.ascontiguousarray(token, dtype=np.uint64)
+    if tokens.shape != (len(batch),):
+        raise InvalidArgument(f"token has shape {tokens.shape}: give the address of one counter per page")
+    return tokens, _native.read_tokens(tokens)
 
 
 def hold(engine: Engine, batch: Batch, *, destination: bool) -> _native.NativeHold:

@@ -95,6 +95,7 @@ class Context:
         self.wake = Wake(native)  # there is something to do for upkeep
         self.directory_lost = threading.Event()  # an operation failed since the last republish
         self.ssd: Any = None  # pages on this node's disk, where it keeps some
+        self.in_place: Any = None  # pages that lie in memory of this process's own, where some were shared
         self._lock = threading.Lock()
         self._generations: dict[bytes, int] = {}
         self._facts: dict[bytes, bytes] = {}
@@ -124,7 +125,28 @@ class Context:
         if self.native is not None and generation > 0:
             self.native.clear(space, generation)
             self.wake.set()
+        if self.in_place is not None and generation > 0:
+            self.in_place.native.clear(space, generation)
+            self.wake.set()
         return generation
+
+    def find_own(self, digests: Digests) -> tuple[Statuses, Words]:
+        """HIT or a miss per page, by what this node itself knows that it has; and their lengths. No I/O."""
+        status = np.full(len(digests), PageStatus.ABSENT, dtype=np.uint8)
+        lengths = np.zeros(len(digests), dtype=np.uint64)
+        if self.native is not None:
+            status, lengths = self.native.find(digests)
+        left = np.flatnonzero(status != PageStatus.HIT) if self.in_place is not None else ()
+        if len(left):
+            found, sizes = self.in_place.native.find(np.ascontiguousarray(digests[left]))
+            here = found == PageStatus.HIT
+            status[left[here]] = PageStatus.HIT
+            lengths[left[here]] = sizes[here]
+        return status, lengths
+
+    @property
+    def owns_pages(self) -> bool:
+        return self.native is not None or self.in_place is not None
 
     def spaces(self) -> list[bytes]:
         with self._lock:

@@ -14,7 +14,7 @@ from tent_core.store.batch import Batch, Digests, Rows, Statuses, Words
 from tent_core.store.context import Context, Deadline
 from tent_core.store.reason import PageStatus
 
-__all__ = ["Located", "Lookup", "Messages", "elsewhere", "lease", "locate"]
+__all__ = ["Located", "Lookup", "Messages", "elsewhere", "lease", "locate", "predict"]
 
 U32 = npt.NDArray[np.uint32]
 
@@ -141,9 +141,9 @@ def _decoded(
 def _add_own(context: Context, located: Located, lengths: Words | None) -> None:
     """Pages that this node owns and has not published yet: its own index is what counts for them."""
     absent = np.flatnonzero(located.status == PageStatus.ABSENT)
-    if context.native is None or not len(absent):
+    if not context.owns_pages or not len(absent):
         return
-    own, found = context.native.find(located.digests[absent])
+    own, found = context.find_own(located.digests[absent])
     here = own == PageStatus.HIT
     if not here.any():
         return
@@ -161,8 +161,8 @@ def _own_only(context: Context, digests: Digests, lengths: Words | None) -> Loca
     count = len(digests)
     status = np.full(count, PageStatus.DIRECTORY_DOWN, dtype=np.uint8)
     found = np.zeros(count, dtype=np.uint64)
-    if context.native is not None:
-        own, found = context.native.find(digests)
+    if context.owns_pages:
+        own, found = context.find_own(digests)
         here = own == PageStatus.HIT
         status[here] = PageStatus.HIT
         if lengths is not None:
@@ -227,3 +227,17 @@ def _lease_at(
     except TentError:
         return PageStatus.OWNER_UNREACHABLE
     return answers if len(answers) == len(digests) else PageStatus.OWNER_UNREACHABLE
+
+
+def predict(context: Context, located: Located, rate: float) -> float:
+    """Seconds that getting what was found would take now: ``rate`` bytes a second at best. No I/O."""
+    sessions = context.peers.connected()
+    longest = 0.0
+    for index, node in enumerate(located.nodes):
+        nbytes = int(located.length[located.owned_by(index)].sum())
+        peer = sessions.get(node)
+        seconds = nbytes / rate
+        if peer is not None and nbytes:
+            seconds = max(seconds, float(peer._native.predict(nbytes, "interactive")))
+        longest = max(longest, seconds)
+    return longest

@@ -48,6 +48,8 @@ class Place:
         control: Control,
     ) -> Statuses:
         """Status per page. ``node``: there and nowhere else, whatever the policy."""
+        if not len(batch):
+            return np.empty(0, dtype=np.uint8)
         if node is not None:
             return self._there(space, batch, tokens, node, deadline, control)
         home = None if self._policy == "own" else self._context.pools.home

@@ -53,6 +53,13 @@ class _Part:
     transfer: Transfer
 
 
+def in_place(located: Located, rows: Rows) -> np.typing.NDArray[np.bool_]:
+    """Pages in memory of their owner's caller: checked whatever the configuration says."""
+    there: np.typing.NDArray[np.bool_] = located.epoch[rows] >= np.uint32(_native.IN_PLACE_EPOCH)
+    memory: np.typing.NDArray[np.bool_] = located.segment[rows] != np.uint32(_native.DISK_SEGMENT)
+    return there & memory
+
+
 class Reader:
     """Any thread. Raises only for the caller's own mistakes."""
 
@@ -254,15 +261,20 @@ class Reader:
     def _own(self, batch: Batch, deadline: Deadline, control: Control) -> Statuses | PageStatus:
         if control.cancelled:
             return PageStatus.CANCELLED
-        if self._context.native is None:
-            return PageStatus.ABSENT
-        status: Statuses = self._context.native.get(
-            batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
-        )
+        status: Statuses = np.full(len(batch), PageStatus.ABSENT, dtype=np.uint8)
+        if self._context.native is not None:
+            status = self._context.native.get(
+                batch.digests, batch.addresses, batch.lengths, self._context.config.store.check
+            )
         ssd = self._context.ssd
         if ssd is not None and (status == PageStatus.ABSENT).any():
             absent = np.flatnonzero(status == PageStatus.ABSENT)
             status[absent] = ssd.get(batch.rows(absent), self._context.config.store.check, deadline)
+        in_place = self._context.in_place
+        if in_place is not None and (status == PageStatus.ABSENT).any():
+            absent = np.flatnonzero(status == PageStatus.ABSENT)
+            some = batch.rows(absent)
+            status[absent] = in_place.native.get(some.digests, some.addresses, some.lengths)
         if (status == PageStatus.CHECK_FAILED).any():
             self._context.wake.set()  # the native store has dropped them: their records go too
         return status
@@ -302,7 +314,8 @@ class Reader:
             deadline=deadline.left,
         )
         try:
-            digests = batch.digests[rows] if self._context.config.store.check else None
+            hashed = self._context.config.store.check or in_place(located, rows).any()
+            digests = batch.digests[rows] if hashed else None
             native = self._context.engine._submit(intent, True, remember_links=True, digests=digests)
         except InvalidArgument as error:
             if error.code == "out_of_range":  # of the owner's segment: the record is wrong, not the caller
@@ -341,13 +354,20 @@ class Reader:
         rows = part.rows[came]
         if not len(rows):
             return
-        if self._context.config.store.check:
+        if not self._context.config.store.check:
+            came = came[in_place(located, rows)]
+        some = part.rows[came]
+        if len(some):
             moved = (part.transfer._native, came.astype(np.uint32)) if part.transfer.released else None
-            status[rows] = self._checked(batch, located, rows, moved)
+            status[some] = self._checked(batch, located, some, moved)
             bad = rows[status[rows] != _HIT]
             if len(bad) and not deadline.passed:
                 self._read_again(batch, located, part, bad, status, deadline)
+            # What lies in a serving engine's own memory may be overwritten without a word: no fault of anybody's.
             bad = rows[status[rows] != _HIT]
+            overwritten = in_place(located, bad)
+            status[bad[overwritten]] = PageStatus.STALE_EPOCH
+            bad = bad[~overwritten]
             if len(bad):
                 self._rarely.warning(
                     f"bad pages of {part.peer.name}",
@@ -356,7 +376,7 @@ class Reader:
                     part.peer.name,
                 )
                 self._context.note_bad((part.peer.name, part.peer.incarnation), batch.digests[bad])
-                rows = rows[status[rows] == _HIT]
+            rows = rows[status[rows] == _HIT]
         self._context.note_hits((part.peer.name, part.peer.incarnation), batch.digests[rows])
         self._context.note_reads(space, part.peer.name, batch.digests[rows])
 

@@ -26,6 +26,9 @@ def remove(context: Context, space: bytes, digests: Digests) -> Statuses:
     if context.native is not None:
         own = context.native.remove(digests)
         status[own == PageStatus.HIT] = PageStatus.HIT
+    if context.in_place is not None:
+        own = context.in_place.native.remove(digests)
+        status[own == PageStatus.HIT] = PageStatus.HIT
     rows = np.flatnonzero(located.status == PageStatus.HIT).tolist()
     items = [(digests[row].tobytes(), record) for row in rows if (record := located.records[row]) is not None]
     try:

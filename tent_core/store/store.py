@@ -19,12 +19,22 @@ from tent_core.config import Config, load_config
 from tent_core.engine import Engine, Segment
 from tent_core.errors import Closed, DirectoryUnavailable, Forked, InvalidArgument, TentError
 from tent_core.metrics import Registry
-from tent_core.store.batch import Batch, Statuses, Words, digests_of, hold, make_batch, page_lengths
+from tent_core.store.batch import (
+    Batch,
+    Statuses,
+    Words,
+    digests_of,
+    hold,
+    make_batch,
+    page_lengths,
+    tokens_of,
+)
 from tent_core.store.context import Context, Deadline
 from tent_core.store.copies import Copies
 from tent_core.store.drain import Drained, drain
 from tent_core.store.held import held
-from tent_core.store.lookup import Located, Lookup, lease, locate
+from tent_core.store.in_place import InPlace, SharedMemory
+from tent_core.store.lookup import Located, Lookup, lease, locate, predict
 from tent_core.store.namespace import Namespace, Value
 from tent_core.store.peers import Peers
 from tent_core.store.pin import pin
@@ -84,7 +94,7 @@ class PageStore:
         peers = Peers(engine, directory, config.engine.connect_timeout_ms / 1000)
         self._context = Context(engine, directory, native, self.metrics, config, peers, self._segment, daemon)
         self._reader = Reader(self._context)
-        publisher = Publisher(self._context)
+        publisher = Publisher(self._context, native)
         self._writer = Writer(self._context, publisher) if native is not None else None
         self._remote = RemoteWriter(self._context)
         self._place = Place(self._context, self._writer, self._remote)
@@ -119,7 +129,7 @@ class PageStore:
         try:
             directory = directory or open_directory(settings.directory, cluster_id=settings.cluster.id)
             store = cls(settings, engine, directory, (own_engine, own_directory), daemon)
-            store._register_node()
+            store._upkeep.join()
         except BaseException:
             if store is not None:
                 store.close()
@@ -138,17 +148,6 @@ class PageStore:
         return store
 
     _workers: Workers | None = None
-
-    def _register_node(self) -> None:
-        try:
-            self.directory.put_node(self.node_name, self.engine.incarnation, self.engine.descriptor())
-            if (pool := self._context.pool()) is not None:
-                self._context.pools.announce(pool)
-            if self._upkeep.needs_pools:
-                self._context.pools.refresh()
-        except DirectoryUnavailable as error:
-            log.warning("%s; pages are misses until it returns", str(error))
-            self._context.lost_directory()
 
     # ---- names and memory
 
@@ -176,7 +175,33 @@ class PageStore:
         self._usable()
         return self.engine.register(buffer, access="private")
 
+    def share(self, buffer: Any, page: int) -> SharedMemory:
+        """Memory that pages may be published in where they lie (`publish`): ``page`` bytes from its start on, and so
+        forth. Every node of the cluster may read all of it from then on. Close it before the memory goes."""
+        self._usable()
+        with self._closing:
+            if self._context.in_place is None:
+                self._context.in_place = InPlace(self._context)
+        shared: SharedMemory = self._context.in_place.share(buffer, page)
+        return shared
+
     # ---- pages
+
+    def publish(
+        self, namespace: Namespace, keys: Sequence[bytes], addresses: Any, lengths: Any, *, token: Any = None
+    ) -> Statuses:
+        """Pages are found by all from now on where they lie, without a copy: STORED, PRESENT (somebody was first), or a
+        miss reason each. Each lies in one piece in one page of `share`d memory. It stays found until you retire it
+        (`SharedMemory.retire`), its ``token`` changes (as for `put`, but for as long as it is published), or the
+        memory is closed."""
+        batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token, None)
+        try:
+            if self._context.in_place is None:
+                raise InvalidArgument("no memory is shared yet: call store.share(buffer, page) first")
+            status: Statuses = self._context.in_place.publish(namespace.digest, batch, tokens)
+            return status
+        finally:
+            held.release()
 
     def put(
         self,
@@ -200,7 +225,7 @@ class PageStore:
         deadline = self._deadline(timeout)
         batch, tokens, held = self._put_batch(namespace, keys, addresses, lengths, token, ttl)
         try:
-            return self._put(namespace.digest, batch, tokens, node, deadline, Control())
+            return self._place.put(namespace.digest, batch, tokens, node, deadline, Control())
         finally:
             held.release()
 
@@ -243,7 +268,7 @@ class PageStore:
             batch,
             held,
             deadline,
-            lambda control: self._put(namespace.digest, batch, tokens, node, deadline, control),
+            lambda control: self._place.put(namespace.digest, batch, tokens, node, deadline, control),
         )
 
     def submit_get(
@@ -339,16 +364,7 @@ class PageStore:
         self._usable()
         if isinstance(what, int):
             return what / self._reader.rate
-        located, sessions = what.located, self._context.peers.connected()
-        longest = 0.0
-        for index, node in enumerate(located.nodes):
-            nbytes = int(located.length[located.owned_by(index)].sum())
-            peer = sessions.get(node)
-            seconds = nbytes / self._reader.rate
-            if peer is not None and nbytes:
-                seconds = max(seconds, float(peer._native.predict(nbytes, "interactive")))
-            longest = max(longest, seconds)
-        return longest
+        return predict(self._context, what.located, self._reader.rate)
 
     def stats(self) -> dict[str, Any]:
         """Figures of this node, by name. No I/O."""
@@ -360,6 +376,8 @@ class PageStore:
             result.update(native.stats())
         if self._context.ssd is not None:
             result["ssd"] = self._context.ssd.stats()
+        if self._context.in_place is not None:
+            result["in_place"] = self._context.in_place.native.stats()
         return result
 
     # ---- end
@@ -395,6 +413,8 @@ class PageStore:
             if helper is not None:
                 helper.close()
         self._upkeep.close()
+        if self._context.in_place is not None:
+            self._context.in_place.close()
         if self._prefault is not None:
             self._prefault.close()
         self._remote.close()
@@ -447,12 +467,8 @@ class PageStore:
     ) -> tuple[Batch, tuple[Words, Words] | None, _native.NativeHold]:
         self._usable()
         batch = make_batch(namespace.digest, keys, addresses, lengths, ttl)
-        tokens = None if token is None else np.ascontiguousarray(token, dtype=np.uint64)
-        if tokens is not None and tokens.shape != (len(batch),):
-            raise InvalidArgument(f"token has shape {tokens.shape}: give the address of one counter per page")
-        held = hold(self.engine, batch, destination=False)
         # Read now: a put may wait in the queue while the block gets another owner.
-        return batch, None if tokens is None else (tokens, _native.read_tokens(tokens)), held
+        return batch, tokens_of(batch, token), hold(self.engine, batch, destination=False)
 
     def _get_batch(
         self,
@@ -469,19 +485,6 @@ class PageStore:
         batch = make_batch(namespace.digest, keys, addresses, lengths)
         located = None if lookup is None else lookup.located.of(batch)
         return batch, located, hold(self.engine, batch, destination=True)
-
-    def _put(
-        self,
-        space: bytes,
-        batch: Batch,
-        tokens: tuple[Words, Words] | None,
-        node: str | None,
-        deadline: Deadline,
-        control: Control,
-    ) -> Statuses:
-        if not len(batch):
-            return np.empty(0, dtype=np.uint8)
-        return self._place.put(space, batch, tokens, node, deadline, control)
 
     def _submit(
         self, batch: Batch, held: _native.NativeHold, deadline: Deadline, operation: Any

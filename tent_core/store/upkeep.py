@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Any
 
 from tent_core import _native
 from tent_core.engine import Peer
@@ -25,6 +26,7 @@ log = logging.getLogger("tent.store")
 _BATCH = 256  # pages in one directory operation
 _GENERATIONS_S = 2.0
 _HITS_S = 1.0
+_SWEEP_S = 0.25  # between looks at the tokens of pages that were published in place
 _SCRUB = 64  # pages that are looked at in one round
 _RETRY_S = 0.25  # after the directory failed
 _PER_NODE_S = 0.02
@@ -54,6 +56,19 @@ class Upkeep:
         self._next_pools = 0.0
         self._thread = threading.Thread(target=self._run, name="tent-upkeep", daemon=True)
 
+    def join(self) -> None:
+        """Enters this node into the directory. Raises NameInUse; a directory that is away is told later."""
+        context = self._context
+        try:
+            context.directory.put_node(context.name, context.incarnation, context.engine.descriptor())
+            if (pool := context.pool()) is not None:
+                context.pools.announce(pool)
+            if self.needs_pools:
+                context.pools.refresh()
+        except DirectoryUnavailable as error:
+            log.warning("%s; pages are misses until it returns", str(error))
+            context.lost_directory()
+
     def start(self) -> None:
         """Once the node is in the directory, or is known not to be."""
         self._lives = self._context.directory.lives
@@ -79,6 +94,8 @@ class Upkeep:
     def _round(self) -> float:
         """One look at everything. Returns how long there is nothing to do."""
         now = time.monotonic()
+        if self._context.in_place is not None:
+            self._context.in_place.sweep()
         try:
             if self._context.directory_lost.is_set() or now >= self._next_node:
                 self._sign_of_life()
@@ -92,8 +109,9 @@ class Upkeep:
                 self.tenants.learn()
                 self._next_generations = now + _GENERATIONS_S
             more = self._unpublish()
-            if self._writer is not None and self._pace.due:
-                more = self._publish() or more
+            if self._pace.due:
+                for pages, publisher in self._sources():
+                    more = self._publish(pages, publisher) or more
         except DirectoryUnavailable:
             self._context.directory_lost.set()
             self._stop.wait(_RETRY_S)
@@ -108,6 +126,8 @@ class Upkeep:
         if more:
             return LEAST_S
         idle = min(self._next_node, self._next_generations) - time.monotonic()
+        if self._context.in_place is not None:
+            idle = min(idle, _SWEEP_S)
         if not self._pace.due:
             idle = min(idle, self._pace.next - time.monotonic())
         return max(LEAST_S, min(idle, _HITS_S) if self._context._hits else idle)
@@ -140,6 +160,8 @@ class Upkeep:
             log.info("the directory has lost what it knew: pages are published again")
             context.metrics.counter("store.republished").inc(context.native.stats()["pages"])
             context.native.enqueue_all()
+        if context.in_place is not None and again:
+            context.in_place.native.enqueue_all()
         context.peers.learn_rails()
 
     def _announce(self, again: bool) -> None:
@@ -162,7 +184,9 @@ class Upkeep:
     def _unpublish(self) -> bool:
         """Takes out of the directory what was dropped here or leads nowhere. True if there may be more."""
         context = self._context
-        ours = context.native.take_unpublish(_BATCH) if context.native is not None else []
+        ours: list[tuple[bytes, bytes]] = []
+        for pages, _publisher in self._sources():
+            ours += pages.take_unpublish(_BATCH - len(ours))
         dead = context.take_dead_records(_BATCH - len(ours))
         try:
             retire(context.directory, ours)
@@ -174,8 +198,14 @@ class Upkeep:
             raise
         return len(ours) + len(dead) == _BATCH
 
-    def _publish(self) -> bool:
-        pages = self._context.native.take_unpublished(_BATCH)
+    def _sources(self) -> list[tuple[Any, Publisher]]:
+        """What this node has pages in, and who publishes them."""
+        in_place = self._context.in_place
+        found = [] if self._writer is None else [(self._context.native, self._publisher)]
+        return found if in_place is None else [*found, (in_place.native, in_place.publisher)]
+
+    def _publish(self, source: Any, publisher: Publisher) -> bool:
+        pages = source.take_unpublished(_BATCH)
         if not pages:
             return False
         groups: dict[tuple[bytes, int], list[tuple[bytes, bytes]]] = {}
@@ -185,10 +215,10 @@ class Upkeep:
         while groups:
             (space, generation), items = groups.popitem()
             try:
-                settled = self._publisher.publish(space, items, generation, raises=True)
+                settled = publisher.publish(space, items, generation, raises=True)
             except DirectoryUnavailable:
                 self._pace.failed()
-                self._publisher.later([digest for rest in groups.values() for digest, _ in rest])
+                publisher.later([digest for rest in groups.values() for digest, _ in rest])
                 raise
             lost = sum(status != PageStatus.STORED for status in settled.values())
             self._context.metrics.counter("store.published").inc(len(items) - lost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +33,10 @@ def low_water(extents: int) -> int:
 class Publisher:
     """Enters records into the directory and settles what it answers. Any thread."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, pages: Any) -> None:
+        """``pages``: the native store, or what stands in for it, that the records are of."""
         self._context = context
+        self._pages = pages
         # Called with namespace, generation and digests of pages that the directory has now and had not before.
         self.on_new: Callable[[bytes, int, Digests], None] | None = None
 
@@ -76,7 +79,7 @@ class Publisher:
         """Pages that were evicted while they were being published must not stay in the directory."""
         if not entered:
             return
-        for position in self._context.native.confirm(digest_array([digest for digest, _ in entered])):
+        for position in self._pages.confirm(digest_array([digest for digest, _ in entered])):
             digest, record = entered[position]
             self._context.dead_records([(digest, record, b"")])
             self._context.wake.set()
@@ -144,12 +147,12 @@ class Publisher:
         return dict.fromkeys(digests, PageStatus.STORED)
 
     def _drop(self, digests: list[bytes]) -> None:
-        self._context.native.remove(digest_array(digests))
+        self._pages.remove(digest_array(digests))
 
     def later(self, digests: list[bytes]) -> None:
         """Upkeep publishes these of our pages."""
         if digests:
-            self._context.native.enqueue(digest_array(digests))
+            self._pages.enqueue(digest_array(digests))
             self._context.wake.set()
 
 

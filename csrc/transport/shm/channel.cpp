@@ -24,6 +24,11 @@ uint64_t extent_of(const proto::SegmentInfo& info) {
     return info.extent != 0 ? info.extent : info.length;
 }
 
+size_t extents_of(const proto::SegmentInfo& info) {
+    uint64_t each = extent_of(info);
+    return static_cast<size_t>((info.length + each - 1) / each);
+}
+
 }  // namespace
 
 ShmChannel::ShmChannel(Session& session, Sink& sink, Copier& copier, pid_t owner, int pidfd, bool can_pull)
@@ -164,9 +169,10 @@ int ShmChannel::request_maps(const std::vector<proto::Piece>& remote, Op op) {
         bool region = info->kind == proto::SegmentKind::region;
         bool write = op == Op::write && !region;
         uint64_t extent_bytes = extent_of(*info);
-        auto count = static_cast<size_t>((info->length + extent_bytes - 1) / extent_bytes);
-        m.readable.resize(count);
-        m.writable.resize(count);
+        if (!region) {
+            m.readable.resize(extents_of(*info));
+            m.writable.resize(extents_of(*info));
+        }
         if (!within(r.offset, r.length, info->length)) continue;
         uint64_t first = region ? 0 : r.offset / extent_bytes,
                  last = region ? 0 : (r.offset + r.length - 1) / extent_bytes;
@@ -205,7 +211,7 @@ void ShmChannel::on_mapped(uint64_t request, Code code, ByteView body, std::vect
         uint32_t extent = what >> 1;
         bool region = m.info.kind == proto::SegmentKind::region, write = (what & 1) != 0;
         uint64_t n = std::min(extent_bytes, m.info.length - std::min(m.info.length, extent * extent_bytes));
-        size_t count = m.readable.size();
+        size_t count = extents_of(m.info);
         if (fds.size() != (region ? 1u : 2u)) {
             status = {Code::protocol, "the peer sent the wrong number of descriptors"};
         } else {
