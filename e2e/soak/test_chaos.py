@@ -1,7 +1,8 @@
 """Chaos: nodes, the `tent node` and Redis are killed, stopped and spoilt at random while pages are put and got.
 
-Whatever happens: no wrong byte, no hang, nobody dies who was not killed, and no room is lost. CI has half a minute of
-it; the long form, with its seed if a run is to be repeated:
+Memory is small, so that pages go to disk and come back; disks rot and get full, and killed processes start on theirs
+again. Whatever happens: no wrong byte, no hang, nobody dies who was not killed, and no room is lost. CI has half a
+minute of it; the long form, with its seed if a run is to be repeated:
 
 TENT_TEST_CHAOS_SECONDS=3600 TENT_TEST_CHAOS_SEED=7 PYTEST_ARGS='-k chaos -s' bash tests/run.sh soak
 """
@@ -16,18 +17,24 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from support.clock import JumpingClock
+from support.disks import rot
+from support.small_disk import SmallDisk
 from support.store_process import TENT, NodeProcess, StoreProcess, contents
 from support.stores import Server, wait_for
 from tent_core.store import PageStatus
+from tent_core.store.ssd import FILE
 
 _SECONDS = float(os.environ.get("TENT_TEST_CHAOS_SECONDS", "25"))
 _SEED = int(os.environ.get("TENT_TEST_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
-_KEYS = [b"key-%d" % i for i in range(60)]
+_KEYS = [b"key-%d" % i for i in range(160)]
 _PROCESSES = 3
+_FILE_BYTES = 6 << 20
+_DISK_BYTES = (_PROCESSES + 1) * _FILE_BYTES + (4 << 20)
 
 
 def _digests(key: bytes) -> set[bytes]:
@@ -43,6 +50,7 @@ class Chaos:
         self.redis_clock = JumpingClock(self.server.folder, "redis")
         self.server.environment = self.redis_clock.environment
         self.server.start()
+        self.disk = SmallDisk(_DISK_BYTES)
         self.stores = [self._store(i) for i in range(_PROCESSES)]
         self.node = self._node()
         self.good = {key: _digests(key) for key in _KEYS}
@@ -52,24 +60,26 @@ class Chaos:
         self.count: Counter[str] = Counter()
         self.recovered_s: list[float] = []
 
-    def _settings(self, host: str) -> dict[str, object]:
+    def _settings(self, host: str, disk: str) -> dict[str, object]:
         return {
             "directory.url": self.server.url,
             "directory.timeout_ms": 300,
             "directory.node_ttl_ms": 2000,
             "engine.session_lease_ms": 1000,
             "engine.idle_heartbeat_ms": 300,
-            "store.capacity": "8MiB",
+            "store.capacity": "2MiB",
             "store.extent": "1MiB",
             "store.replicas": 2,
+            "store.ssd_path": str(self.disk.path / disk),
+            "store.ssd_capacity": _FILE_BYTES,
             "node.host_identity": host,
         }
 
     def _store(self, index: int) -> StoreProcess:
-        return StoreProcess(self._settings(f"host-{index % 2}"), self.clock.environment)
+        return StoreProcess(self._settings(f"host-{index % 2}", f"store-{index}"), self.clock.environment)
 
     def _node(self) -> NodeProcess:
-        return NodeProcess(self.server.folder, "keeper", **self._settings("host-0"))
+        return NodeProcess(self.server.folder, "keeper", **self._settings("host-0", "keeper"))
 
     # ---- what serving does
 
@@ -151,6 +161,23 @@ class Chaos:
     def memory_rots(self) -> None:
         self.stores[self._awake()].ask("spoil", self.random.randrange(1 << 30), 300)
 
+    def _files(self) -> list[Path]:
+        return [path for path in self.disk.path.glob(f"*/{FILE}") if path.stat().st_size]
+
+    def disks_rot(self) -> None:
+        for path in self._files():
+            rot(path, self.random, 20)
+
+    def the_disk_gets_full(self) -> None:
+        """Whoever writes to one half of a file finds no room; who starts meanwhile on a new one, neither."""
+        if not self.disk.free:
+            return
+        for path in self._files():
+            half = path.stat().st_size // 2
+            self.disk.take_blocks(path, self.random.choice((4096, half)), half - 4096)
+        self.disk.fill()
+        self.later.append((time.monotonic() + self.random.uniform(0.5, 3.0), self.disk.empty))
+
     def records_rot(self) -> None:
         if self.redis_stopped:
             return
@@ -170,7 +197,7 @@ class Chaos:
     _WEIGHTS = (
         ("put", 40), ("get", 60), ("remove", 3), ("kill_a_store", 1), ("kill_a_store_in_a_put", 1),
         ("stop_a_store", 4), ("kill_the_node", 1), ("redis_dies", 1), ("redis_stops", 3), ("memory_rots", 3),
-        ("records_rot", 3), ("clock_jumps", 2),
+        ("records_rot", 3), ("clock_jumps", 2), ("disks_rot", 2), ("the_disk_gets_full", 1),
     )  # fmt: skip
 
     def run(self, seconds: float) -> None:
@@ -191,16 +218,25 @@ class Chaos:
         started = time.monotonic()
         for number, store in enumerate(self.stores):
             keys = [b"after-%d-%d" % (number, i) for i in range(8)]
-            wait_for(lambda s=store, k=keys: set(s.ask("put", k, 0)) <= {0, 1, 2}, "pages are stored again")
             for other in self.stores:
                 wait_for(
-                    lambda o=other, k=keys: {row[0] for row in o.ask("get", k)[0]} == {PageStatus.HIT},
-                    "pages of all are found by all",
+                    lambda s=store, o=other, k=keys: self._passes(s, o, k),
+                    "pages of all are stored again, and found by all",
                 )
         self.recovered_s.append(time.monotonic() - started)
 
+    def _passes(self, store: StoreProcess, other: StoreProcess, keys: list[bytes]) -> bool:
+        stored = set(store.ask("put", keys, 0)) <= {PageStatus.STORED, PageStatus.PRESENT}
+        return stored and {row[0] for row in other.ask("get", keys)[0]} == {PageStatus.HIT}
+
+    def _count_disks(self) -> None:
+        for store in self.stores:
+            for name in ("written", "read", "rebuilt", "check_failed", "no_space", "bad_extents"):
+                self.count[f"disk {name}"] += store.ask("stats").get("ssd", {}).get(name, 0)
+
     def end(self) -> None:
         """In order, without an error; then nothing is lent to anybody any more."""
+        self._count_disks()
         for store in self.stores:
             store.close()
         wait_for(lambda: self._lent() == 0, "the node has back what it lent")
@@ -220,6 +256,7 @@ class Chaos:
                 store.kill()
         self.node.close()
         self.server.close()
+        self.disk.close()
 
 
 @pytest.mark.timeout(_SECONDS + 240)

@@ -1,8 +1,8 @@
 """The store against a dictionary: real processes that put, get, evict, die and lose their directory in any order.
 
-Whatever happens, a page that is a hit has the bytes that somebody put under its key since it was last cleared (a node
-that cannot reach the directory cannot have heard of that, and finds its own pages alone). Where nothing happened that
-may lose pages, what was stored is a hit. The long form:
+Some have a disk, and come back on it after they were killed. Whatever happens, a page that is a hit has the bytes that
+somebody put under its key since it was last cleared (a node that cannot reach the directory cannot have heard of that,
+and finds its own pages alone). Where nothing happened that may lose pages, what was stored is a hit. The long form:
 
 TENT_TEST_MODEL_EXAMPLES=500 PYTEST_ARGS='-k dictionary' bash tests/run.sh store
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from typing import Any
 
 import pytest
@@ -24,13 +25,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from support.disks import rot
 from support.store_process import StoreProcess, contents
 from support.stores import Server
 from tent_core.store import PageStatus
+from tent_core.store.ssd import FILE
 
 _EXAMPLES = int(os.environ.get("TENT_TEST_MODEL_EXAMPLES", "6"))
 _KEYS = [b"key-%d" % i for i in range(40)]
 _MOST_NODES = 4
+_DISKS = 2
 
 _some_keys = st.lists(st.sampled_from(_KEYS), min_size=1, max_size=12, unique=True)
 _flavours = st.integers(0, 3)
@@ -54,20 +58,32 @@ class StoreModel(RuleBasedStateMachine):
         self.unheard = False  # a node was cut off from the directory when it was cleared
         self.calm = True  # the directory has been there all the time: what is stored can be found at once
         self.fillers = 0
+        self.disks: dict[int, StoreProcess | None] = dict.fromkeys(range(_DISKS))  # which node has them
+        self.old_disks: set[int] = (
+            set()
+        )  # they hold pages from before a `clear` that no node on them has heard of
 
     def _start(self, host: int) -> None:
-        self.nodes.append(
-            StoreProcess(
-                {
-                    "directory.url": self.server.url,
-                    "directory.timeout_ms": 300,
-                    "store.capacity": "24MiB",
-                    "store.extent": "1MiB",
-                    "store.replicas": 2,
-                    "node.host_identity": f"host-{host}",
-                }
-            )
-        )
+        settings = {
+            "directory.url": self.server.url,
+            "directory.timeout_ms": 300,
+            "store.capacity": "24MiB",
+            "store.extent": "1MiB",
+            "store.replicas": 2,
+            "node.host_identity": f"host-{host}",
+        }
+        disk = next((number for number, node in self.disks.items() if node is None), None)
+        if disk is not None:
+            settings |= {
+                "store.ssd_path": str(self.server.folder / f"disk-{disk}"),
+                "store.ssd_capacity": "64MiB",
+                "store.ssd_timeout_ms": 5000,
+            }
+        self.nodes.append(StoreProcess(settings))
+        if disk is not None:
+            self.disks[disk] = self.nodes[-1]
+            # A directory that has lost its memory since cannot tell this node of a clear.
+            self.unheard |= disk in self.old_disks and not self.calm
 
     def _node(self, which: int) -> StoreProcess:
         return self.nodes[which % len(self.nodes)]
@@ -117,6 +133,7 @@ class StoreModel(RuleBasedStateMachine):
             self.cleared, self.allowed = self.allowed, {key: set() for key in _KEYS}
             self.sure = set()
             self.unheard = any([self._get(node, _KEYS) for node in self.nodes])
+            self.old_disks |= {number for number, node in self.disks.items() if node is None}
 
     @rule(which=_which, keys=_some_keys)
     def evict(self, which: int, keys: list[bytes]) -> None:
@@ -132,8 +149,12 @@ class StoreModel(RuleBasedStateMachine):
     @precondition(lambda self: len(self.nodes) > 1)
     @rule(which=_which)
     def kill(self, which: int) -> None:
-        self._node(which).kill()
-        self.nodes.remove(self._node(which))
+        node = self._node(which)
+        node.kill()
+        self.nodes.remove(node)
+        for number, on_it in self.disks.items():
+            if on_it is node:
+                self.disks[number] = None
         self.sure = set()
 
     @precondition(lambda self: len(self.nodes) > 1)
@@ -174,6 +195,14 @@ class StoreModel(RuleBasedStateMachine):
     def memory_rots(self, which: int, seed: int) -> None:
         self._node(which).ask("spoil", seed, 200)
         self.sure = set()
+
+    @rule(disk=st.integers(0, _DISKS - 1), seed=st.integers(0, 1 << 30))
+    def disks_rot(self, disk: int, seed: int) -> None:
+        """Bytes of pages and of tables; the file's head is not touched: a file without one is refused."""
+        path = self.server.folder / f"disk-{disk}" / FILE
+        if path.exists():
+            rot(path, random.Random(seed), 200)
+            self.sure = set()
 
     @rule(seed=st.integers(0, 1 << 30))
     def records_rot(self, seed: int) -> None:
