@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import time
@@ -67,10 +66,17 @@ class SglangServer(ServerProcess):
     name = "SGLang"
 
     def __init__(
-        self, python: str, model: Path, log: Path, *, core: int | None = None, port: int | None = None
+        self,
+        python: str,
+        model: Path,
+        log: Path,
+        *,
+        core: int | None = None,
+        port: int | None = None,
+        namespace: str = "",
     ) -> None:
-        """`python`: the interpreter that has SGLang and TENT."""
-        super().__init__(log, core=core, port=port)
+        """`python`: the interpreter that has SGLang and TENT. `namespace`: see `ServerProcess`."""
+        super().__init__(log, core=core, port=port, namespace=namespace)
         self.python = python
         self.model = model
 
@@ -83,12 +89,14 @@ class SglangServer(ServerProcess):
         arguments: Sequence[str] = (),
         max_tokens: int = 16384,
         linker: bool = False,
+        hicache: bool = True,
     ) -> None:
         """Starts the process and returns at once.
 
         `backend`: what `--hicache-storage-backend` says; None leaves the flag out. `extra_config`: TENT's
         configuration and SGLang's keys beside it. `max_tokens`: room of the KV cache, and the longest prompt.
-        `linker`: device pools straight to the pool, without HiCache and its host pool.
+        `linker`: device pools straight to the pool, without HiCache and its host pool. `hicache`: without `linker`,
+        whether there is a host cache and a storage at all.
         """
         command = [
             self.python, "-m", "sglang.launch_server",
@@ -101,11 +109,12 @@ class SglangServer(ServerProcess):
         ]  # fmt: skip
         if linker:
             command += _linker_arguments(extra_config or {})
-        else:
+        elif hicache:
             command += _HICACHE_ARGUMENTS
-        if backend is not None and not linker:
+        stored = hicache and not linker
+        if backend is not None and stored:
             command += ["--hicache-storage-backend", backend]
-        if extra_config and not linker:
+        if extra_config and stored:
             command += ["--hicache-storage-backend-extra-config", json.dumps(extra_config)]
         # SGLang runs the ninja that it finds first, and compiles anew for another one.
         path = os.pathsep.join([os.path.dirname(self.python), os.environ.get("PATH", "")])
@@ -117,17 +126,20 @@ class SglangServer(ServerProcess):
         *,
         new_tokens: int = 8,
         cache_key: str | None = None,
+        more: dict[str, Any] | None = None,
         timeout: float = 300,
     ) -> Answer:
         """A greedy completion of text or token ids. Raises OSError or HTTPException when the server goes away.
 
-        `cache_key`: pages made under one key are found under no other, so a fresh one recomputes.
+        `cache_key`: pages made under one key are found under no other, so a fresh one recomputes. `more`: further
+        fields of the request.
         """
         body: dict[str, Any] = {
             ("text" if isinstance(prompt, str) else "input_ids"): prompt,
             "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True},
             "return_logprob": True,
             "stream": True,
+            **(more or {}),
         }
         if cache_key is not None:
             body["extra_key"] = cache_key
@@ -204,7 +216,7 @@ class SglangServer(ServerProcess):
 
     def call(self, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, str]:
         """One request with the administrator's key: (HTTP status, answer)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = self._connect(timeout)
         try:
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {_ADMIN_KEY}"}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
