@@ -5,6 +5,9 @@ Hits are SGLang's own word for them: `cached_tokens_details.storage` of each ans
 
 from __future__ import annotations
 
+import http.client
+from contextlib import suppress
+
 import pytest
 from pytest import approx
 
@@ -170,3 +173,22 @@ def test_a_directory_that_dies_and_comes_back_empty(pair):
     wanted = sum(pair.pages(number) for number in range(6)) // PAGE_TOKENS
     until(lambda: len(pair.directory.record_keys()) >= wanted, "records of all that the first server has")
     pair.found_again(range(1, 6))
+
+
+def test_clients_that_leave_during_a_prefetch_cost_nobody_anything(pair):
+    """The second server's backend is slowed down: they are gone before their pages have come."""
+    for number in range(3):
+        pair.store(pair.first, number)
+    for number in (0, 1, 2, 0, 1, 2):
+        stream = pair.second.stream(
+            "/generate", {"input_ids": pair.prompt(number), "stream": True}, timeout=0.02
+        )
+        with suppress(OSError, http.client.HTTPException):
+            next(stream)
+        stream.close()
+    answer = pair.second.generate(pair.prompt(0))
+    pair.expect(0, answer)
+    pair.second.flush()
+    again = pair.second.generate(pair.prompt(1))
+    assert again.storage_tokens == pair.pages(1)
+    pair.expect(1, again)
