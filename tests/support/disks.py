@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ _HEAD = 4096
 def rot(path: Path, chance: random.Random, count: int) -> None:
     """Changes bytes of a file of pages, but for its head."""
     size = path.stat().st_size
-    with path.open("r+b") as file:
+    with path.open("r+b", buffering=0) as file:
         for _ in range(count if size > _HEAD else 0):
-            file.seek(chance.randrange(_HEAD, size))
-            file.write(bytes([chance.randrange(256)]))
+            with contextlib.suppress(OSError):  # a full disk, and a byte that has no block of its own
+                os.pwrite(file.fileno(), bytes([chance.randrange(256)]), chance.randrange(_HEAD, size))
 
 
 class Owner(Client):
