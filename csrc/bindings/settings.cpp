@@ -56,6 +56,14 @@ engine::Settings settings_of(const py::dict& d) {
     s.tcp = get<bool>(d, "tcp.enabled", s.tcp);
     s.shm = get<bool>(d, "shm.enabled", s.shm);
     s.pull = get<bool>(d, "shm.pull", s.pull);
+    s.rdma = get<bool>(d, "rdma.enabled", s.rdma);
+    s.verbs.mtu = get<int>(d, "rdma.mtu", s.verbs.mtu);
+    s.verbs.traffic_class = get<int>(d, "rdma.traffic_class", s.verbs.traffic_class);
+    s.verbs.service_level = get<int>(d, "rdma.service_level", s.verbs.service_level);
+    s.verbs.pkey_index = get<int>(d, "rdma.pkey_index", s.verbs.pkey_index);
+    s.verbs.queue_depth = get<int>(d, "rdma.queue_depth", s.verbs.queue_depth);
+    s.verbs.timeout = get<int>(d, "rdma.timeout", s.verbs.timeout);
+    s.verbs.retry_count = get<int>(d, "rdma.retry_count", s.verbs.retry_count);
     s.congestion = get<std::string>(d, "tcp.congestion", s.congestion);
     s.sndbuf = get<int>(d, "tcp.sndbuf", s.sndbuf);
     s.rcvbuf = get<int>(d, "tcp.rcvbuf", s.rcvbuf);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/fork_guard.h"
+#include "base/switches.h"
 #include "engine/engine.h"
 
 namespace tent::engine {
@@ -166,6 +167,31 @@ bool Engine::segment_idle(const Segment& s) const {
     return true;
 }
 
+// What a peer's adapter, or ours, may touch of it is over when its registrations are.
+bool Engine::adapters_let_go(const Segment& s) {
+    return !fabric_ || fabric_->memory().forget(s.id);
+}
+
+transport::rdma::Region Engine::region_of(const Segment& s) const {
+    transport::rdma::Region r;
+    r.segment = s.id;
+    r.base = s.base;
+    r.length = s.length;
+    r.writable = s.writable;
+    r.remote = s.exposed;
+    // An adapter does not ask what is lent to whom: what is lent is written over other links.
+    if (s.lender && protection_on(Protection::grant))
+        r.remote = allows(r.remote, Op::read) ? Rights::read : Rights::none;
+    return r;
+}
+
+bool Engine::RegionsOfEngine::region_at(const uint8_t* address, transport::rdma::Region& out) const {
+    const Segment* s = engine.registry_.locate(address, 1);
+    if (s == nullptr) return false;
+    out = engine.region_of(*s);
+    return true;
+}
+
 Status Engine::unregister(SegmentId id, Nanos timeout) {
     Nanos until = monotonic_now() + timeout;
     std::shared_ptr<Segment> s;
@@ -179,7 +205,7 @@ Status Engine::unregister(SegmentId id, Nanos timeout) {
     for (Nanos pause = 20 * kMicrosecond;; pause = std::min<Nanos>(pause * 2, kMillisecond)) {
         {
             std::lock_guard token(token_);
-            if (segment_idle(*s)) {
+            if (segment_idle(*s) && adapters_let_go(*s)) {
                 if (lender_ == s->lender) lender_.reset();
                 registry_.remove(id);
                 return Status::good();

@@ -47,7 +47,8 @@ LinkId Engine::next_witness(Doubt& d) {
     LinkId best = kNoId;
     for (const Peer::Link& l : d.of->peer_->links()) {
         if (l.id == kNoId || d.tried.contains(l.id)) continue;
-        if (l.is_shm && !d.brought.contains(l.id)) continue;  // it may not reach that memory
+        bool reaches = !l.is_shm && !(l.is_rdma && !d.of->peer_->carried_by_rdma(*d.of));
+        if (!reaches && !d.brought.contains(l.id)) continue;  // it may not reach that memory
         if (sprayer_.view(l.id).state == sched::LinkState::down) continue;
         if (best == kNoId || d.brought[l.id].size() < d.brought[best].size()) best = l.id;
     }

@@ -14,6 +14,7 @@
 #include "base/switches.h"
 #include "engine/door.h"
 #include "proto/observe_messages.h"
+#include "transport/rdma/channel.h"
 
 namespace tent::engine {
 
@@ -111,6 +112,8 @@ void Engine::close(Nanos timeout) {
     if (fork_generation() != born_) {  // the threads live in the parent; nothing here is ours to end
         if (thread_.joinable()) thread_.detach();
         copier_.release();  // NOLINT: its destructor would join threads that do not exist in this process
+        if (fabric_) fabric_->abandon();
+        fabric_.release();  // NOLINT
         return;
     }
     Nanos until = monotonic_now() + timeout;
@@ -168,9 +171,11 @@ void Engine::close(Nanos timeout) {
     std::vector<std::shared_ptr<Transfer>> left;
     for (const auto& [id, t] : transfers_) left.push_back(t);
     for (const auto& t : left) release(t);
+    if (fabric_) fabric_->stop();
     sessions_.clear();
     live_peers_.clear();
     peers_.clear();
+    fabric_.reset();  // and with it every registration of memory
     door_.reset();
     neighbours_.reset();
     if (settings_.decorator) settings_.decorator->stop();
@@ -201,7 +206,7 @@ proto::HandshakeConfig Engine::handshake_config() {
     c.self = {settings_.cluster, settings_.name, incarnation_, host_};
     c.secret = settings_.secret;
     c.nonce = random_id();
-    c.capabilities = proto::kCredits;
+    c.capabilities = proto::kCredits | (fabric_ ? proto::kVerbs : 0);
     return c;
 }
 
@@ -461,13 +466,14 @@ std::vector<transport::Capabilities> Engine::capabilities() const {
     std::vector<transport::Capabilities> all;
     if (settings_.shm) all.push_back(transport::shm::ShmChannel::stated());
     if (settings_.tcp) all.push_back(transport::tcp::TcpChannel::stated());
+    if (fabric_) all.push_back(transport::rdma::RdmaChannel::stated());
     return all;
 }
 
 LinkRow Engine::link_row(const Peer& peer, const Peer::Link& link) const {
     LinkRow row;
     row.peer = peer.descriptor().name;
-    row.transport = link.is_shm ? "shm" : "tcp";
+    row.transport = link.is_shm ? "shm" : link.is_rdma ? "rdma" : "tcp";
     row.name = link.name;
     row.view = sprayer_.view(link.id);
     row.state = static_cast<uint8_t>(row.view.state);

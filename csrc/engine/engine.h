@@ -30,6 +30,7 @@
 #include "engine/transfer.h"
 #include "sched/recorder.h"
 #include "transport/interfaces.h"
+#include "transport/rdma/fabric.h"
 #include "transport/shm/copier.h"
 
 namespace tent::engine {
@@ -154,6 +155,8 @@ class Engine final : public transport::Sink {
     std::string device_towards(const LocalRail& rail, const transport::Address& to);
     RailId remote_rail(const std::string& node, const std::string& address);
     transport::SocketOptions socket_options() const;
+    transport::rdma::Fabric* fabric() { return fabric_.get(); }  // null: there is no RDMA
+    transport::rdma::Region region_of(const Segment& segment) const;
     // budget.cpp. Before a connection is made: closes what has been idle longest while there are too many.
     // False: there are, and everything is in use.
     bool make_room(Nanos now);
@@ -211,6 +214,7 @@ class Engine final : public transport::Sink {
     std::vector<transport::Interface> discover(const std::vector<transport::Interface>& known) const;
     Status add_rail(const transport::Interface& interface);
     void interfaces_changed();
+    void open_fabric();
     void meet_neighbours();
     void share_rails(Nanos now);
 
@@ -277,6 +281,7 @@ class Engine final : public transport::Sink {
     void release(const std::shared_ptr<Transfer>& transfer);
     bool segment_idle(const Segment& segment) const;
     void revoke_grant(Segment& segment);
+    bool adapters_let_go(const Segment& segment);
     void admit_stream(std::unique_ptr<transport::FrameStream> stream);
     friend class Door;
 
@@ -296,6 +301,13 @@ class Engine final : public transport::Sink {
     std::unique_ptr<Neighbours> neighbours_;
     Nanos shared_at_ = 0;  // when they were last told of our rails
     bool shared_busy_ = false;
+    struct RegionsOfEngine final : transport::rdma::Regions {
+        explicit RegionsOfEngine(const Engine& e) : engine(e) {}
+        bool region_at(const uint8_t* address, transport::rdma::Region& out) const override;
+        const Engine& engine;
+    };
+    RegionsOfEngine regions_{*this};
+    std::unique_ptr<transport::rdma::Fabric> fabric_;
     RailId memory_rail_ = 0;
     std::map<std::string, RailId> remote_rails_;
     size_t rails_to_tidy_ = kMostRemembered;  // when there are so many

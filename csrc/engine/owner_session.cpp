@@ -121,6 +121,7 @@ void OwnerSession::note_work() {
 }
 
 void OwnerSession::flush() {
+    if (rdma_) rdma_->flush();
     for (size_t i = 0; i < connections_.size(); ++i) {
         FrameStream* s = connections_[i].stream.get();
         if (s != nullptr && s->dirty()) s->flush();
@@ -129,7 +130,7 @@ void OwnerSession::flush() {
 
 bool OwnerSession::idle() {
     if (closed_ || pid_ != 0 || !reads_.empty() || !pulls_.empty() || control() == nullptr) return false;
-    if (!open_offers_.empty()) return false;
+    if (!open_offers_.empty() || (rdma_ && rdma_->lanes() > 0)) return false;
     bool quiet = std::all_of(connections_.begin(), connections_.end(), [](const Connection& c) {
         return c.landing == 0 && c.stream->payload_left() == 0 && !c.stream->sending();
     });
@@ -157,6 +158,7 @@ void OwnerSession::close(const std::string& why) {
     for (Connection& c : connections_) open.push_back(c.stream.get());
     for (FrameStream* s : open) s->close({Code::closed, why});
     for (auto& [id, p] : pulls_) p.job->cancelled.store(true);
+    if (rdma_) rdma_->close();
     reads_.clear();
     if (Lender* lender = engine_.lender()) lender->writer_lost(writer_);
     if (!std::exchange(open_offers_, {}).empty()) engine_.offers().session_lost(*this);
@@ -177,7 +179,8 @@ void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body)
     }
     bool is_control = of(stream) != nullptr && of(stream)->purpose == proto::Purpose::control;
     // A revoke comes by whatever link is alive.
-    if (!is_control && h.type != FrameType::read && h.type != FrameType::revoke) {
+    bool revokes = h.type == FrameType::revoke || h.type == FrameType::qp_close;
+    if (!is_control && h.type != FrameType::read && !revokes) {
         stream.close({Code::protocol, stream.name + ": a control frame on a data connection"});
         return;
     }
@@ -186,6 +189,12 @@ void OwnerSession::on_frame(FrameStream& stream, const Header& h, ByteView body)
             return on_read(stream, h, body);
         case FrameType::revoke:
             return on_revoke(stream, h, body);
+        case FrameType::qp_open:
+            return on_qp_open(stream, h, body);
+        case FrameType::qp_close:
+            return on_qp_close(stream, h, body);
+        case FrameType::ask_keys:
+            return on_ask_keys(stream, h, body);
         case FrameType::map:
             return on_map(stream, h);
         case FrameType::pull:

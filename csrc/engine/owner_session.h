@@ -11,6 +11,7 @@
 #include "proto/attempts.h"
 #include "proto/lease.h"
 #include "proto/responder.h"
+#include "transport/rdma/owner.h"
 #include "transport/shm/copier.h"
 #include "transport/stream.h"
 
@@ -19,7 +20,7 @@ namespace tent::engine {
 class Engine;
 struct Segment;
 
-class OwnerSession final : public transport::StreamHandler {
+class OwnerSession final : public transport::StreamHandler, public transport::rdma::OwnerHost {
   public:
     OwnerSession(Engine& engine, uint64_t id, const proto::HandshakeResult& peer);
     ~OwnerSession() override;
@@ -103,6 +104,13 @@ class OwnerSession final : public transport::StreamHandler {
     Result<Bytes> carry_out(uint64_t method, ByteView request);
     void on_notify(transport::FrameStream& stream, const proto::Header& header, ByteView body);
     void drop_read(AttemptId attempt);
+    // owner_rdma.cpp
+    void on_qp_open(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void on_qp_close(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    void on_ask_keys(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    Status regions_of(Op op, std::span<const proto::Piece> pieces, std::vector<transport::rdma::Region>& out,
+                      uint32_t& bad) override;
+    void send(const proto::Header& header, ByteView body) override;
     void issue_token(Nanos lease_now);
     void note_work();
     bool writer_gone() const;
@@ -125,6 +133,7 @@ class OwnerSession final : public transport::StreamHandler {
     uint64_t last_notification_ = 0;
     proto::Answers answers_;
     Nanos born_ = monotonic_now(), next_token_ = 0, last_work_ = 0;
+    std::unique_ptr<transport::rdma::Owner> rdma_;  // once the peer has asked for a queue pair
     transport::shm::Mapping hazards_;
     pid_t pid_ = 0;
     UniqueFd pidfd_;

@@ -47,7 +47,8 @@ void Peer::start(Nanos now) {
 
 bool Peer::idle() const {
     bool quiet = attempts_.empty() && calls_.empty() && notifications_.empty() && to_revoke_.empty() &&
-                 to_forget_.empty() && revoking_.empty() && loans_.empty() && segment_request_ == 0;
+                 to_forget_.empty() && revoking_.empty() && to_close_.empty() && closing_.empty() &&
+                 loans_.empty() && segment_request_ == 0;
     bool offered = std::any_of(segments_.begin(), segments_.end(), [](const proto::SegmentInfo& s) {
         return s.kind == proto::SegmentKind::offer;
     });
@@ -78,6 +79,7 @@ void Peer::end_session(const Status& why) {
         if (!l.is_shm && !l.asleep) sleep(l, why);
     }
     fence(true);
+    if (rdma_) rdma_->session_over();
     loans_.clear();
     bool asked = segment_request_ != 0 || !calls_.empty();
     if (asked || !notifications_.empty() || engine_.has_transfers(*this)) wake(kComeAgain);
@@ -175,6 +177,9 @@ void Peer::flush() {
             if (*ch) (*ch)->flush();
         }
     }
+    if (to_close_.empty()) return;  // what the channels have given up just now
+    send_closes();
+    if (control_ && control_->dirty()) control_->flush();
 }
 
 bool Peer::quiet() const {

@@ -13,6 +13,7 @@
 #include "engine/descriptor.h"
 #include "engine/transfer.h"
 #include "proto/lease.h"
+#include "transport/rdma/initiator.h"
 #include "transport/shm/channel.h"
 #include "transport/stream.h"
 #include "transport/tcp/channel.h"
@@ -50,7 +51,9 @@ class Peer final : public transport::Session,
         std::array<std::unique_ptr<transport::LinkChannel>*, 3> channels() {
             return {&channel, &probe, &earlier};
         }
-        bool is_shm = false;
+        bool is_shm = false, is_rdma = false;
+        bool refused = false;     // RDMA: one of its ends has none
+        Nanos since = 0;          // when it was first wanted
         bool cross = false;       // rails of different index: dialled while one of them has no other link
         bool asleep = false;      // closed for want of work, or not needed now: not dialled
         bool waking = false;      // was asleep, and is dialled again
@@ -97,9 +100,16 @@ class Peer final : public transport::Session,
     bool shm_decorated() const { return shm_shell_ != nullptr; }
     bool quiet() const;
 
-    // The best tier whose links reach every segment of the transfer; dials what is missing. Nothing: no link
-    // is up yet (`hopeless` says never).
-    std::optional<uint8_t> tier_for(const Transfer& transfer, Status& hopeless);
+    // The best tier whose links reach every segment of the transfer, and which of them if not all; dials what
+    // is missing. Nothing: no link is up yet (`hopeless` says never).
+    struct Ways {
+        uint8_t tier = 0;
+        std::vector<LinkId> links;
+    };
+    std::optional<Ways> ways_for(const Transfer& transfer, Status& hopeless);
+    // Whether RDMA may carry it: adapters compare no epochs, and know no offers.
+    bool carried_by_rdma(const Transfer& transfer) const;
+    void ports_changed();  // RDMA ports of ours came or went
     Status post(AttemptId id, AttemptRecord record, std::span<const proto::Piece> remote,
                 std::span<const transport::LocalPiece> local, uint64_t bytes, Priority priority);
     void revoke(AttemptId id);
@@ -126,6 +136,8 @@ class Peer final : public transport::Session,
     void revoke_at_owner(transport::Channel* channel, AttemptId attempt) override;
     void revoked(uint64_t request) override;
     void forget_at_owner(AttemptId attempt) override;
+    void close_at_owner(uint64_t lane, const std::vector<AttemptId>& attempts) override;
+    void wake_at(Nanos when) override;
     uint64_t lease_token() const override { return lease_.last_token(); }
     void send_control(const proto::Header& header, ByteView body, std::vector<int> descriptors) override;
 
@@ -160,6 +172,12 @@ class Peer final : public transport::Session,
     void open_shm();
     void make_links();
     void make_link(size_t from, size_t to, int path, bool cross);
+    void meet_verbs();
+    void make_rdma_links(Nanos now);
+    Link* rdma_beside(const Link& link);
+    bool waits_for_rdma(const Link& link, Nanos now);
+    std::unique_ptr<transport::LinkChannel> make_channel(const Link& link, transport::Sink& sink);
+    void rdma_down(Link& link, const Status& why);
     bool covered(const Link& link) const;
     bool covers(Link& link, Nanos now) const;
     void cover_rails(Nanos now);
@@ -169,6 +187,7 @@ class Peer final : public transport::Session,
     void dial(Link& link, Nanos now);
     void dial_links(Nanos now);
     void send_revokes();
+    void send_closes();
     void repeat_revokes();
     bool send_revoke(const proto::Header& header, ByteView body);
     void fenced(AttemptId id);
@@ -178,6 +197,8 @@ class Peer final : public transport::Session,
     void end_session(const Status& why);
     void note_loans(const OpenCall& call, ByteView reply);
     void on_mapped(transport::FrameStream& stream, const proto::Header& header, ByteView body);
+    // A TCP link over the rails of an RDMA link is used where that cannot be.
+    static constexpr uint8_t kNetworkTier = 1, kBehindRdma = 2;
     static proto::HandshakeConfig handshake(void* self, proto::Purpose purpose, uint32_t rail);
 
     Engine& engine_;
@@ -202,7 +223,8 @@ class Peer final : public transport::Session,
     LinkId shm_link_ = kNoId;
     size_t local_rails_ = 0, remote_rails_ = 0;  // those that have links
     bool want_tcp_ = false;
-    bool was_up_ = false;  // one of its links was
+    std::unique_ptr<transport::rdma::Initiator> rdma_;  // outlives the channels; null: one of us has none
+    bool was_up_ = false;                               // one of its links was
     Nanos last_used_ = 0;
     std::vector<Link> links_;
     std::vector<std::unique_ptr<transport::LinkChannel>> retired_;
@@ -213,6 +235,12 @@ class Peer final : public transport::Session,
     uint64_t segment_request_ = 0, next_request_ = 1;
     std::vector<AttemptId> to_revoke_, to_forget_;
     std::map<uint64_t, std::vector<AttemptId>> revoking_;
+    struct Closing {
+        uint64_t lane = 0;
+        std::vector<AttemptId> attempts;  // fenced when it is confirmed
+    };
+    std::vector<Closing> to_close_;
+    std::map<uint64_t, std::vector<Closing>> closing_;
     std::map<uint64_t, OpenCall> calls_;
     std::set<uint64_t> loans_;  // of a page store, as far as this session was told
     std::map<uint64_t, Bytes>

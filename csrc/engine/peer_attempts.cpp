@@ -1,6 +1,7 @@
 // A session's attempts: posting and giving up, and the revokes that its owner confirms.
 #include "engine/engine.h"
 #include "engine/peer.h"
+#include "proto/verbs_messages.h"
 
 namespace tent::engine {
 
@@ -45,6 +46,31 @@ void Peer::forget_at_owner(AttemptId attempt) {
     to_forget_.push_back(attempt);
 }
 
+void Peer::close_at_owner(uint64_t lane, const std::vector<AttemptId>& attempts) {
+    to_close_.push_back({lane, attempts});
+}
+
+void Peer::wake_at(Nanos when) {
+    engine_.wake_at(when);
+}
+
+void Peer::send_closes() {
+    while (!to_close_.empty()) {
+        size_t n = std::min(to_close_.size(), proto::kMaxLanes);
+        std::vector<uint64_t> lanes;
+        for (size_t i = 0; i < n; ++i) lanes.push_back(to_close_[i].lane);
+        Bytes body;
+        proto::encode_attempts(lanes, body);
+        Header h;
+        h.type = FrameType::qp_close;
+        h.attempt = next_request_++;
+        if (!send_revoke(h, body)) return;  // asked again when there is a way, or fenced by the lease
+        auto end = to_close_.begin() + static_cast<std::ptrdiff_t>(n);
+        closing_[h.attempt].assign(std::make_move_iterator(to_close_.begin()), std::make_move_iterator(end));
+        to_close_.erase(to_close_.begin(), end);
+    }
+}
+
 void Peer::report_progress() {
     if (attempts_.empty()) return;
     for (Link& l : links_) {
@@ -66,6 +92,7 @@ bool Peer::send_revoke(const Header& h, ByteView body) {
 }
 
 void Peer::send_revokes() {
+    send_closes();
     if (to_revoke_.empty() && to_forget_.empty()) return;
     AttemptId floor = attempts_.empty() ? 0 : attempts_.begin()->first;
     if (!to_forget_.empty()) {
@@ -92,9 +119,19 @@ void Peer::send_revokes() {
 void Peer::repeat_revokes() {
     for (auto& [id, list] : revoking_) to_revoke_.insert(to_revoke_.end(), list.begin(), list.end());
     revoking_.clear();
+    for (auto& [id, list] : closing_) to_close_.insert(to_close_.end(), list.begin(), list.end());
+    closing_.clear();
 }
 
 void Peer::revoked(uint64_t request) {
+    if (auto closed = closing_.find(request); closed != closing_.end()) {
+        std::vector<Closing> lanes = std::move(closed->second);
+        closing_.erase(closed);
+        for (const Closing& c : lanes) {
+            for (AttemptId id : c.attempts) fenced(id);
+        }
+        return;
+    }
     auto it = revoking_.find(request);
     if (it == revoking_.end()) return;
     std::vector<AttemptId> list = std::move(it->second);
@@ -114,6 +151,12 @@ void Peer::fence(bool pulls_too) {
     to_revoke_.clear();
     for (auto& [id, list] : revoking_) all.insert(all.end(), list.begin(), list.end());
     revoking_.clear();
+    // Our own half has ended: nothing more of it leaves this host, and its owner ends the other with the
+    // session.
+    for (auto& [id, list] : closing_) to_close_.insert(to_close_.end(), list.begin(), list.end());
+    closing_.clear();
+    for (const Closing& c : std::exchange(to_close_, {}))
+        all.insert(all.end(), c.attempts.begin(), c.attempts.end());
     for (AttemptId id : all) {
         auto it = attempts_.find(id);
         bool pull = it != attempts_.end() && it->second.channel == memory_channel();

@@ -79,7 +79,7 @@ void Peer::keep_control_alive(Nanos now) {
     const Link *healthy = nullptr, *hopeful = nullptr;
     bool doubtful = false, spare_lost = false;
     for (const Link& l : links_) {
-        if (l.is_shm || l.id == kNoId) continue;
+        if (l.is_shm || l.is_rdma || l.id == kNoId) continue;
         sched::LinkState state = engine_.state_of(l.id);
         bool up = state == sched::LinkState::up, down = state == sched::LinkState::down;
         if (up && healthy == nullptr) healthy = &l;
@@ -114,6 +114,7 @@ void Peer::on_open(FrameStream& stream) {
     lease_ = proto::WriterLease(engine_.settings().lease, boottime_now());
     if (!was_alive_ && by_unix_ && !pidfd_owner_) make_shm(stream);
     state_ = PeerState::alive;
+    meet_verbs();
     if (!was_alive_) {
         was_alive_ = true;
         open_shm();
@@ -191,6 +192,14 @@ void Peer::on_frame(FrameStream& stream, const Header& h, ByteView body) {
             auto gone = static_cast<SegmentId>(h.aux);
             std::erase_if(segments_, [&](const auto& s) { return s.id == gone; });
             if (shm_) shm_->segment_gone(gone);
+            if (rdma_) rdma_->segment_gone(gone);
+            return;
+        }
+        case FrameType::qp_opened:
+        case FrameType::keys: {
+            bool sound =
+                rdma_ && (h.type == FrameType::keys ? rdma_->on_keys(h, body) : rdma_->on_opened(h, body));
+            if (!sound) stream.close({Code::protocol, stream.name + ": a malformed answer about RDMA"});
             return;
         }
         case FrameType::mapped:

@@ -23,7 +23,7 @@ constexpr Nanos kRedialSlow = kSecond;
 constexpr Nanos kCarrierSettles = 10 * kMillisecond;
 // A rail without a working link for so long is given another one.
 constexpr Nanos kCoverAfter = 200 * kMillisecond;
-constexpr uint8_t kMemoryTier = 0, kNetworkTier = 1;
+constexpr uint8_t kMemoryTier = 0;
 
 // Proves that we may read the peer's memory, and that `pid` is the process that wrote the descriptor.
 bool can_read_memory(pid_t pid, uint64_t address, const Id128& expected) {
@@ -121,7 +121,7 @@ void Peer::make_links() {
 
 void Peer::make_link(size_t from, size_t to, int path, bool cross) {
     for (Link& l : links_) {
-        if (l.is_shm || l.from != from || l.to != to || l.path != path) continue;
+        if (l.is_shm || l.is_rdma || l.from != from || l.to != to || l.path != path) continue;
         l.cross = l.cross && cross;
         l.waking = l.waking || l.asleep;
         l.asleep = false;
@@ -267,17 +267,19 @@ void Peer::dial(Link& l, Nanos now) {
     }
     l.back_at = 0;
     dialling_ = true;
-    bool room = engine_.make_room(now);
+    bool room = l.is_rdma || engine_.make_room(now);
     dialling_ = false;
     if (!room && any_link_up()) {  // another one more can wait until something is idle
         l.next_dial = now + kRedialSlow;
         engine_.wake_at(l.next_dial);
         return;
     }
-    auto before = shell("tcp", l.rail, l.peer_rail);
-    std::unique_ptr<transport::LinkChannel> channel = std::make_unique<transport::tcp::TcpChannel>(
-        engine_.poller(), l.route, l.local, &Peer::handshake, this, *this,
-        before ? static_cast<transport::Sink&>(*before) : engine_);
+    auto before = shell(l.is_rdma ? "rdma" : "tcp", l.rail, l.peer_rail);
+    auto channel = make_channel(l, before ? static_cast<transport::Sink&>(*before) : engine_);
+    if (!channel) {
+        l.next_dial = now + kRedialSlow;
+        return;
+    }
     if (before) {
         before->wrap(std::move(channel));
         channel = std::move(before);
@@ -301,6 +303,7 @@ void Peer::dial(Link& l, Nanos now) {
 
 void Peer::dial_links(Nanos now) {
     make_links();
+    make_rdma_links(now);
     if (was_up_) cover_rails(now);
     for (Link& l : links_) {
         if (l.is_shm || l.asleep) continue;
@@ -312,7 +315,7 @@ void Peer::dial_links(Nanos now) {
             channel_down(ch->get(), why);  // it is not told by a close of our own, and is to be dialled again
         }
         bool wanted = l.id == kNoId || l.waking || (l.back_at != 0 && now >= l.back_at);
-        if (wanted && !l.channel && !l.probe && now >= l.next_dial) dial(l, now);
+        if (wanted && !l.channel && !l.probe && now >= l.next_dial && !waits_for_rdma(l, now)) dial(l, now);
     }
 }
 
@@ -320,7 +323,7 @@ bool Peer::exposes(SegmentId segment) const {
     return std::any_of(segments_.begin(), segments_.end(), [&](const auto& s) { return s.id == segment; });
 }
 
-std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
+std::optional<Peer::Ways> Peer::ways_for(const Transfer& t, Status& hopeless) {
     if (state_ == PeerState::dead) {
         hopeless = why_;
         return std::nullopt;
@@ -335,16 +338,25 @@ std::optional<uint8_t> Peer::tier_for(const Transfer& t, Status& hopeless) {
         if (it == segments_.end()) continue;  // refused by the owner, by name
         by_shm = by_shm && shm_->reaches(*it, t.op_);
     }
-    if (by_shm) return kMemoryTier;
+    if (by_shm) return Ways{kMemoryTier, {}};
     if (!engine_.settings().tcp) {
         hopeless = {Code::unsupported, "shared memory does not reach that segment and tcp.enabled is false"};
         return std::nullopt;
     }
     wake_links();
     dial_links(monotonic_now());
-    bool up =
-        std::any_of(links_.begin(), links_.end(), [](const Link& l) { return !l.is_shm && l.id != kNoId; });
-    return up ? std::optional(kNetworkTier) : std::nullopt;
+    Ways ways{kNetworkTier, {}};
+    bool any_rdma = false;
+    for (const Link& l : links_) {
+        if (l.is_shm || l.id == kNoId) continue;
+        any_rdma = any_rdma || l.is_rdma;
+        if (!l.is_rdma) ways.links.push_back(l.id);
+    }
+    bool all = !any_rdma || carried_by_rdma(t);
+    if (ways.links.empty() && !(all && any_rdma)) return std::nullopt;
+    if (all) ways.links.clear();
+    std::sort(ways.links.begin(), ways.links.end());
+    return ways;
 }
 
 bool Peer::forget_links() {
@@ -383,7 +395,8 @@ void Peer::channel_up(Channel* channel) {
             spec.peer = index_;
             spec.local = l.local;
             spec.remote = l.remote;
-            spec.tier = kNetworkTier;
+            Link* beside = l.is_rdma ? nullptr : rdma_beside(l);
+            spec.tier = beside != nullptr && !beside->refused ? kBehindRdma : kNetworkTier;
             spec.name = l.name;
             l.id = engine_.add_link(spec, this);
             was_up_ = true;
@@ -415,12 +428,14 @@ void Peer::channel_down(Channel* channel, const Status& why) {
     for (Link& l : links_) {
         if (l.channel.get() == channel) {
             log(LogLevel::info, "link " + l.name + " is down: " + why.message());
+            if (l.is_rdma) rdma_down(l, why);
             retired_.push_back(std::move(l.channel));
             if (l.id != kNoId) engine_.link_down(l.id);
             return;
         }
         for (auto* probe : {&l.probe, &l.earlier}) {
             if (probe->get() != channel) continue;
+            if (l.is_rdma) rdma_down(l, why);
             retired_.push_back(std::move(*probe));
             engine_.link_probe(l.id, false);
             return;

@@ -61,8 +61,23 @@ Status Engine::listen() {
     for (const auto& i : use) {
         if (Status s = add_rail(i); !s.ok()) return s;
     }
+    open_fabric();
     meet_neighbours();
     return Status::good();
+}
+
+// The RDMA ports of the rails, where there are any.
+void Engine::open_fabric() {
+    if (!settings_.rdma) return;
+    fabric_ =
+        std::make_unique<transport::rdma::Fabric>(poller_, settings_.verbs, regions_, incarnation_, [this] {
+            for (const auto& p : peers_) {
+                if (p && !p->dead()) p->ports_changed();
+            }
+        });
+    std::string why;
+    for (const LocalRail& rail : rails_) fabric_->port_of(rail.address.host, why);
+    if (!fabric_->any()) fabric_.reset();
 }
 
 void Engine::meet_neighbours() {
@@ -138,6 +153,7 @@ Status Engine::add_rail(const Interface& i) {
 // tried.
 void Engine::interfaces_changed() {
     interfaces_ = transport::interfaces();
+    if (fabric_) fabric_->refresh();
     const std::vector<Interface>& known = interfaces_;
     for (LocalRail& rail : rails_) {
         if (rail.loopback || rail.name == rail.address.host) continue;  // not the address of an interface

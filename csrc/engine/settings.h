@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "sched/sprayer.h"
+#include "transport/rdma/queue_pair.h"
 
 namespace tent::transport {
 class Decorator;
@@ -40,7 +41,8 @@ struct Settings {
     uint64_t slice_max = 4 << 20;
     sched::Policy policy = sched::Policy::water;
     uint32_t hedge_percent = 0;  // of the bytes may move early from links that are late
-    bool tcp = true, shm = true, pull = true;
+    bool tcp = true, shm = true, pull = true, rdma = true;
+    transport::rdma::Options verbs;
     std::string congestion = "cubic";
     int connections = 1;                              // of a pair of rails
     Nanos idle_close = 60 * kSecond;                  // links without work are closed after that

@@ -231,13 +231,13 @@ void Engine::schedule(const std::shared_ptr<Transfer>& t, Nanos now) {
         return;
     }
     Status hopeless;
-    std::optional<uint8_t> tier = t->peer_->tier_for(*t, hopeless);
+    std::optional<Peer::Ways> ways = t->peer_->ways_for(*t, hopeless);
     if (!hopeless.ok()) {
         finish(t, hopeless, RangeState::failed);
         release(t);
         return;
     }
-    if (!tier) {
+    if (!ways) {
         waiting_.push_back(t);
         wake_at(t->deadline_);
         return;
@@ -249,7 +249,8 @@ void Engine::schedule(const std::shared_ptr<Transfer>& t, Nanos now) {
     spec.priority = t->priority_;
     spec.deadline = t->deadline_;
     spec.shape = t.get();
-    spec.from_tier = *tier;
+    spec.from_tier = ways->tier;
+    spec.allowed = std::move(ways->links);
     t->in_sprayer_ = true;
     sprayer_.add_flow(t->id_, spec, now);
 }

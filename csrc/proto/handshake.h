@@ -29,6 +29,7 @@ constexpr size_t kMaxHandshake = 2048;
 
 // Bits of what an end can do beyond version 1.
 constexpr uint32_t kCredits = 1;  // understands `credit` frames
+constexpr uint32_t kVerbs = 2;    // has an RDMA device, and understands qp_open and what follows it
 
 enum class Purpose : uint8_t { control = 1, data = 2, interactive = 3, probe = 4 };
 

@@ -1,5 +1,7 @@
 #include "proto/wire.h"
 
+#include "proto/verbs_messages.h"
+
 namespace tent::proto {
 namespace {
 
@@ -13,8 +15,8 @@ struct Shape {
 constexpr size_t kPullBytes = kPieceBytes + sizeof(uint64_t);  // a piece and its source address
 constexpr size_t kPiecesBody = kMaxPieces * kPieceBytes;
 
-constexpr std::array<Shape, 22> kShapes = [] {
-    std::array<Shape, 22> s{};
+constexpr std::array<Shape, 27> kShapes = [] {
+    std::array<Shape, 27> s{};
     auto at = [&s](FrameType t) -> Shape& { return s[static_cast<size_t>(t)]; };
     at(FrameType::write) = {kPiecesBody, true, false};
     at(FrameType::write_ack) = {kMaxMessage, false, true};
@@ -37,6 +39,11 @@ constexpr std::array<Shape, 22> kShapes = [] {
     at(FrameType::bye) = {kMaxMessage, false, true};
     at(FrameType::pull) = {kMaxPieces * kPullBytes, false, false};
     at(FrameType::credit) = {0, false, false};
+    at(FrameType::qp_open) = {kMaxMessage, false, false};
+    at(FrameType::qp_opened) = {kMaxMessage, false, true};
+    at(FrameType::qp_close) = {kMaxLanes * sizeof(uint64_t), false, false};
+    at(FrameType::ask_keys) = {kPiecesBody, false, false};
+    at(FrameType::keys) = {kMaxKeys * kKeyBytes, false, true};
     return s;
 }();
 

@@ -66,6 +66,14 @@ enum class FrameType : uint8_t {
     credit = 21,  // owner, on the control connection, to whoever can do `credits` (handshake.h): attempt =
                   // the initiator's local rail (`link` of its HELLOs), aux = bytes of writes that its links
                   // from there may have under way for the next second, 0: as many as it likes
+    // To whoever can do `verbs` (handshake.h); bodies: verbs_messages.h. A lane is one queue pair.
+    qp_open = 22,    // initiator: attempt = lane, body = its end
+    qp_opened = 23,  // owner: attempt = lane, code, body = its end, or message
+    qp_close = 24,  // initiator, on any connection: attempt = request id, body = u64 lanes: they take nothing
+                    // more; answered by `revoked`
+    ask_keys = 25,  // initiator: attempt = request id, flags = Op, aux = lane, body = pieces
+    keys = 26,      // owner: attempt = request id, code, body = keys; code != ok: aux = piece at fault or ~0,
+                    // body = message
 };
 
 struct Header {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/poller.h"
 #include "base/status.h"
@@ -89,6 +90,11 @@ class Session {
     virtual uint64_t lease_token() const = 0;
     // What the owner answered to a revoke that came by this channel's own connection.
     virtual void revoked(uint64_t request) = 0;
+    // The owner is to end its half of a queue pair (lane); Channel::fenced() follows for each of these
+    // attempts when it has.
+    virtual void close_at_owner(uint64_t lane, const std::vector<AttemptId>& attempts) = 0;
+    // flush() is to be called at that time, if not before.
+    virtual void wake_at(Nanos when) = 0;
     // Sends a frame on the control connection.
     virtual void send_control(const proto::Header& header, ByteView body, std::vector<int> descriptors) = 0;
 };

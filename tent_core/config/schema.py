@@ -24,6 +24,7 @@ __all__ = [
     "NativeValue",
     "NodeConfig",
     "RailsConfig",
+    "RdmaConfig",
     "RecorderConfig",
     "Setting",
     "ShmConfig",
@@ -268,6 +269,30 @@ class ShmConfig:
 
 
 @dataclass(frozen=True)
+class RdmaConfig:
+    enabled: bool = flag(
+        True,
+        "Use RDMA (RoCE v2) on rails whose address an RDMA port has, towards peers that have one, too.",
+    )
+    mtu: int = integer(0, "bytes", "Largest RoCE packet: 256 to 4096; 0: what the port has.", high=4096)
+    traffic_class: int = integer(0, "", "Traffic class of the packets: the DSCP, shifted by two.", high=255)
+    service_level: int = integer(0, "", "Service level of the packets.", high=15)
+    pkey_index: int = integer(0, "", "Index of the partition key in the port's table.", high=65535)
+    queue_depth: int = integer(
+        256, "", "Requests that one queue pair may have under way.", low=16, high=16_384
+    )
+    timeout: int = integer(
+        14, "", "The adapter sends again after 4.096 us * 2^this: 14 is 67 ms.", low=8, high=24
+    )
+    retry_count: int = integer(
+        3,
+        "",
+        "So often, before it gives a queue pair up. TENT gives up earlier; 7 would mean for ever.",
+        high=6,
+    )
+
+
+@dataclass(frozen=True)
 class LogConfig:
     level: str = text(
         "warning", "Least severe messages to log.", choices=("debug", "info", "warning", "error")
@@ -318,6 +343,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     tcp: TcpConfig = field(default_factory=TcpConfig)
     shm: ShmConfig = field(default_factory=ShmConfig)
+    rdma: RdmaConfig = field(default_factory=RdmaConfig)
     log: LogConfig = field(default_factory=LogConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -362,6 +388,7 @@ SECTIONS: dict[str, type] = {
     "engine": EngineConfig,
     "tcp": TcpConfig,
     "shm": ShmConfig,
+    "rdma": RdmaConfig,
     "log": LogConfig,
     "recorder": RecorderConfig,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from tent_core import Engine, Intent, Peer, RemoteSegment, Segment, Transfer
 
 LEASE_MS = 20_000  # tests stop owners for a moment; on a loaded machine a moment can be long
 COMMON: dict[str, Any] = {"engine.session_lease_ms": LEASE_MS, "engine.connect_timeout_ms": 10_000}
-__all__ = ["COMMON", "NO_SHM", "TWO_RAILS", "Reach", "World", "networks", "reaches"]
+__all__ = ["COMMON", "NO_SHM", "TWO_RAILS", "Reach", "World", "networks", "rdma_rails", "reaches"]
 
 NO_SHM = {"shm.enabled": False}
 TWO_RAILS = ["127.0.0.1", "127.0.0.2"]
@@ -29,6 +30,7 @@ class Reach:
     transport: str
     kind: str
     config: dict[str, Any] = field(default_factory=dict, hash=False)
+    owner: dict[str, Any] = field(default_factory=dict, hash=False)  # what differs in the owner's
     decorated: bool = False  # with the fault injecting transport before it, whose plan is empty
 
 
@@ -45,6 +47,32 @@ def networks(transport: str) -> dict[str, dict[str, Any]]:
     return {transport: {}}
 
 
+def rdma_rails() -> list[tuple[str, str]]:
+    """Pairs of addresses of this host with RDMA ports that reach each other: ``TENT_TEST_RDMA``, which names them as
+    ``10.77.0.1-10.77.0.2,...``. Empty: there are none, and RDMA is not tried."""
+    pairs = [pair.split("-") for pair in os.environ.get("TENT_TEST_RDMA", "").split(",") if pair]
+    return [(ours, theirs) for ours, theirs in pairs]
+
+
+def rdma_reaches() -> list[Reach]:
+    rails = rdma_rails()
+    if not rails:
+        return []
+    common = {**NO_SHM, "cluster.secret": "of the tests"}
+
+    def both(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        ours = {**common, "node.bind": [ours for ours, _ in rails[:count]]}
+        return ours, {"node.bind": [theirs for _, theirs in rails[:count]]}
+
+    ours, theirs = both(1)
+    with Engine(ours) as engine:
+        kinds = engine.capabilities()["rdma"]["kinds"]
+    found = [Reach(f"rdma-{kind}", "rdma", kind, ours, theirs) for kind in kinds]
+    if len(rails) > 1:
+        found.append(Reach(f"rdma-two-rails-{kinds[0]}", "rdma", kinds[0], *both(2)))
+    return found
+
+
 def reaches() -> list[Reach]:
     with Engine({"node.bind": ["127.0.0.1"]}) as engine:
         table = engine.capabilities()
@@ -58,7 +86,7 @@ def reaches() -> list[Reach]:
             network, config = next(iter(networks(transport).items()))
             kind = stated["kinds"][0]
             found.append(Reach(f"{network}-{kind}-decorated", transport, kind, config, decorated=True))
-    return found
+    return found + rdma_reaches()
 
 
 class World:
@@ -67,7 +95,7 @@ class World:
     def __init__(self, reach: Reach) -> None:
         self.reach = reach
         self.config = {**COMMON, **reach.config}
-        self.owner = PeerProcess(self.config, name=f"owner-{reach.name}")
+        self.owner = PeerProcess({**self.config, **reach.owner}, name=f"owner-{reach.name}")
         with injected({} if reach.decorated else None):
             self.engine = Engine(self.config, name=f"initiator-{reach.name}")
         self.peer: Peer = self.engine.connect(self.owner.descriptor, PATIENCE)

@@ -47,7 +47,17 @@ def frames() -> dict[str, bytes]:
         + struct.pack("<IBBQQQ", 9, 2, 1, 12345, 0, 0x7F0000001000)
         + text("")
     )
+    ours, theirs = bytes(range(16)), bytes([0] * 10 + [0xFF, 0xFF, 10, 77, 0, 2])
+    end = ours + struct.pack("<IIBBH", 0x123456, 0xABCDEF, 3, 16, 9)
+    keys = struct.pack("<IBQQQI", 7, 1, 1 << 27, 1 << 20, 0x7F0000001000, 0x8001) + struct.pack(
+        "<IBQQQI", 8, 3, 0, 4096, 0x7F0000003000, 0x8002
+    )
     return {
+        "qp_open": frame(22, attempt=3, body=end + theirs),
+        "qp_opened": frame(23, attempt=3, body=end + struct.pack("<IQI", 1, 0x7F0000001000, 0x77)),
+        "qp_close": frame(24, attempt=5, body=struct.pack("<2Q", 3, 4)),
+        "ask_keys": frame(25, flags=2, attempt=6, aux=3, body=pieces),
+        "keys": frame(26, attempt=6, body=keys),
         "write": frame(1, attempt=41, aux=17, body=pieces, data=b"tent page"[:8]),
         "write_ack": frame(2, code=26, attempt=41, aux=1, body=b"extent was reused"),
         "read": frame(3, flags=2, attempt=42, body=pieces),

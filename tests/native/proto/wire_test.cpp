@@ -5,6 +5,7 @@
 #include <set>
 
 #include "golden.h"
+#include "proto/verbs_messages.h"
 
 using namespace tent;
 using namespace tent::proto;
@@ -19,6 +20,11 @@ struct Frame {
     Header header;
     Bytes body, payload;
 };
+
+const Id128 kTowards{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 77, 0, 2};
+const QueuePairEnd kEnd{{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 0x123456, 0xabcdef, 3, 16, 9};
+const std::vector<MemoryKey> kKeys = {{7, Rights::read, 1 << 27, 1 << 20, 0x7f0000001000, 0x8001},
+                                      {8, Rights::read_write, 0, 4096, 0x7f0000003000, 0x8002}};
 
 Bytes bytes(std::string_view s) {
     return {s.begin(), s.end()};
@@ -54,7 +60,11 @@ std::vector<std::pair<std::string, Frame>> every_frame() {
     encode_pull(kPieces, std::vector<uint64_t>{0x7f0000001000, 0x7f0000003000}, pull);
     encode_attempts(std::vector<AttemptId>{41, 44, 1ull << 63}, attempts);
     encode_segments(table(), segments);
-    Bytes sixteen;
+    Bytes sixteen, open, opened, lanes, keys;
+    encode(OpenQueuePair{kEnd, kTowards}, open);
+    encode(OpenedQueuePair{kEnd, 1, 0x7f0000001000, 0x77}, opened);
+    encode_attempts(std::vector<AttemptId>{3, 4}, lanes);
+    encode(kKeys, keys);
     for (uint8_t i = 0; i < 16; ++i) sixteen.push_back(i);
     using T = FrameType;
     auto code = [](Code c) { return static_cast<uint16_t>(c); };
@@ -80,6 +90,11 @@ std::vector<std::pair<std::string, Frame>> every_frame() {
         {"bye", make(T::bye, 0, code(Code::closed), 0, 0, bytes("closing"))},
         {"pull", make(T::pull, 0, 0, 43, 17, pull)},
         {"credit", make(T::credit, 0, 0, 2, 262144)},
+        {"qp_open", make(T::qp_open, 0, 0, 3, 0, open)},
+        {"qp_opened", make(T::qp_opened, 0, 0, 3, 0, opened)},
+        {"qp_close", make(T::qp_close, 0, 0, 5, 0, lanes)},
+        {"ask_keys", make(T::ask_keys, 2, 0, 6, 3, pieces)},
+        {"keys", make(T::keys, 0, 0, 6, 0, keys)},
     };
 }
 
@@ -107,7 +122,7 @@ TEST_CASE("every frame has golden bytes and decodes to what was encoded") {
         CHECK(h.aux == frame.header.aux);
         seen.insert(h.type);
     }
-    CHECK(seen.size() == 21);  // a new frame needs a golden file
+    CHECK(seen.size() == 26);  // a new frame needs a golden file
 }
 
 TEST_CASE("bodies decode to what was encoded") {
