@@ -2,7 +2,8 @@
 # tests/run.sh [TIER...]: set up what the tests need and run them; everything without arguments.
 #
 # Tiers, each of which runs alone: lint native unit contract metadata store integration sanitize protections
-# testbed soak e2e-vllm e2e-sglang bench. `all` is every one of them.
+# testbed soak e2e-vllm e2e-sglang bench. `all` is every one of them. Beside them: rdma, real verbs in a guest kernel,
+# which is built once, in some minutes (docs/rdma.md).
 #
 #   bash tests/run.sh                  everything
 #   bash tests/run.sh unit contract    about a minute, once built
@@ -18,6 +19,7 @@ build="$root/build/ci"
 python=${PYTHON:-python3}
 limit_minutes=${TENT_CI_MINUTES:-75}
 all_tiers=(lint native unit contract metadata store integration sanitize protections testbed soak e2e-vllm e2e-sglang bench)
+by_name_only=(rdma)
 
 # shellcheck source=tests/ci/setup.sh
 . "$root/tests/ci/setup.sh"
@@ -29,10 +31,10 @@ if [ ${#tiers[@]} -eq 0 ] || [ "${tiers[0]}" = all ]; then
     tiers=("${all_tiers[@]}")
 fi
 for tier in "${tiers[@]}"; do
-    case " ${all_tiers[*]} " in
+    case " ${all_tiers[*]} ${by_name_only[*]} " in
         *" $tier "*) ;;
-        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0" && exit 0 ;;
-        *) echo "unknown tier '$tier'; there are: ${all_tiers[*]} all" >&2 && exit 2 ;;
+        -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        *) echo "unknown tier '$tier'; there are: ${all_tiers[*]} ${by_name_only[*]} all" >&2 && exit 2 ;;
     esac
 done
 

@@ -31,6 +31,19 @@ wanted_packages() {
             demo-vllm)
                 echo "/usr/share/doc/libnuma1 libnuma1 vLLM on a CPU"
                 ;;
+            rdma)
+                echo "/usr/include/doctest/doctest.h doctest-dev native tests"
+                echo "ccache ccache faster builds"
+                echo "make make the guest's kernel"
+                echo "flex flex the guest's kernel"
+                echo "bison bison the guest's kernel"
+                echo "bc bc the guest's kernel"
+                echo "xz xz-utils the guest's kernel"
+                echo "/bin/busybox busybox-static the guest's first process"
+                echo "rdma iproute2 the guest's rails"
+                echo "/usr/share/doc/ibverbs-providers ibverbs-providers soft-RoCE's user library"
+                echo "/usr/include/infiniband/verbs.h libibverbs-dev a check of our declarations"
+                ;;
             e2e-vllm)
                 echo "/usr/share/doc/libnuma1 libnuma1 vLLM on a CPU"
                 echo "redis-server redis-server a shared directory"
@@ -196,7 +209,7 @@ set_up() {
     local tier
     for tier in "$@"; do
         case $tier in
-            lint | native | sanitize | protections) ;; # these build what they run
+            lint | native | sanitize | protections | rdma) ;; # these build what they run
             *)
                 make_wheel && install_wheel "$build/venv"
                 return

@@ -161,6 +161,26 @@ tier_e2e_sglang() { in_engine sglang; }
 tier_soak() { TENT_TEST_SIM_MINUTES=${TENT_TEST_SIM_MINUTES:-1} in_tests soak e2e/soak; }
 tier_testbed() { in_tests testbed e2e/testbed; }
 
+# Real verbs: the tests of tests/native/rdma in a guest kernel with two rails, which they also break. TENT_TEST_RDMA
+# names rails of this machine instead, whose adapters are then used without a guest and not broken.
+tier_rdma() {
+    if without_doctest rdma; then not_in_ci; return; fi
+    g++ -std=c++20 -fsyntax-only -I"$root/csrc" "$root/e2e/rdma/abi_check.cpp" || return 1
+    build_native native -DTENT_BUILD_TESTS=ON -DTENT_BUILD_PYTHON=OFF -DCMAKE_BUILD_TYPE=Release || return 1
+    cd "$build/cwd" || return 1
+    if [ -n "${TENT_TEST_RDMA:-}" ]; then
+        "$build/native/tests/test_rdma"
+        return
+    fi
+    # shellcheck source=e2e/rdma/guest/env.sh
+    . "$root/e2e/rdma/guest/env.sh"
+    rdma_guest "$root" || return 1
+    TENT_TEST_RDMA=10.77.0.1-10.77.0.2,10.77.1.1-10.77.1.2 \
+        TENT_TEST_RDMA_BREAK="$root/e2e/rdma/guest/bin/rail_restore.sh" \
+        RDMA_GUEST_ENV="TENT_TEST_RDMA TENT_TEST_RDMA_BREAK" \
+        bash "$root/e2e/rdma/guest/run.sh" -t 600 -n 2 -- "$build/native/tests/test_rdma" --no-colors=true -d=true
+}
+
 tier_bench() {
     build_native bench -DTENT_BUILD_BENCH=ON -DTENT_BUILD_PYTHON=OFF -DCMAKE_BUILD_TYPE=Release || return 1
     cd "$build/cwd" || return 1

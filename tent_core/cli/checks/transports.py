@@ -16,7 +16,7 @@ AREA = "transports"
 
 
 def check(config: Config) -> list[Finding]:
-    return [_native(), _shm(config), _tcp(config), _buffers(config), _reach(config), _rdma(), _cuda()]
+    return [_native(), _shm(config), _tcp(config), _buffers(config), _reach(config), _rdma(config), _cuda()]
 
 
 def _native() -> Finding:
@@ -71,13 +71,16 @@ def _reach(config: Config) -> Finding:
     return Finding(AREA, "other hosts", INFO, detail, fix)
 
 
-def _rdma() -> Finding:
+def _rdma(config: Config) -> Finding:
     devices = host.rdma_devices()
     if not devices:
         return Finding(AREA, "rdma", INFO, "no RDMA device on this host")
-    library = "libibverbs loads" if _loads("libibverbs.so.1") else "libibverbs does not load"
-    detail = f"{', '.join(devices)}; {library}; this version has no RDMA transport yet and uses TCP over them"
-    return Finding(AREA, "rdma", INFO, detail)
+    names = ", ".join(devices)
+    if not config.rdma.enabled:
+        return Finding(AREA, "rdma", INFO, f"{names}; switched off by rdma.enabled")
+    if not _loads("libibverbs.so.1"):
+        return Finding(AREA, "rdma", WEAK, f"{names}; libibverbs does not load", "apt install ibverbs-providers")
+    return Finding(AREA, "rdma", OK, f"{names}; used on rails whose address one of their ports has (RoCE v2)")
 
 
 def _cuda() -> Finding:
