@@ -79,7 +79,9 @@ def _rdma(config: Config) -> Finding:
     if not config.rdma.enabled:
         return Finding(AREA, "rdma", INFO, f"{names}; switched off by rdma.enabled")
     if not _loads("libibverbs.so.1"):
-        return Finding(AREA, "rdma", WEAK, f"{names}; libibverbs does not load", "apt install ibverbs-providers")
+        return Finding(
+            AREA, "rdma", WEAK, f"{names}; libibverbs does not load", "apt install ibverbs-providers"
+        )
     return Finding(AREA, "rdma", OK, f"{names}; used on rails whose address one of their ports has (RoCE v2)")
 
 
