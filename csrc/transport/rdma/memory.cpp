@@ -53,25 +53,20 @@ const abi::MemoryRegion* Memory::get(Device& device, const Region& r, uint64_t c
     c = std::make_shared<Chunk>();
     c->busy = true;
     c->lib = &device.lib();
-    struct Outcome {
-        abi::MemoryRegion* region = nullptr;
-        int error = 0;
-    };
-    auto outcome = std::make_shared<Outcome>();
     uint8_t* base = r.base + chunk * kChunk;
     uint64_t bytes = r.chunk_bytes(chunk);
     abi::ProtectionDomain* pd = device.pd();
-    const Library* lib = c->lib;
+    auto error = std::make_shared<int>(0);
+    // While it is busy the thread alone touches `region`: nothing is lost when it is stopped in between.
     worker_.submit(
-        [=, access = access_of(r)] {
-            outcome->region = lib->reg_mr(pd, base, bytes, access);
-            outcome->error = errno;
+        [=, c = c, access = access_of(r)] {
+            c->region = c->lib->reg_mr(pd, base, bytes, access);
+            *error = errno;
         },
-        [c, outcome, bytes, name = device.name()] {
+        [c = c, error, bytes, name = device.name()] {
             c->busy = false;
-            c->region = outcome->region;
             if (c->region != nullptr) return;
-            c->failed = refusal(name, bytes, outcome->error);
+            c->failed = refusal(name, bytes, *error);
             c->failed_at = monotonic_now();
             log(LogLevel::warning, c->failed.message());
         });
@@ -91,11 +86,12 @@ bool Memory::forget(SegmentId segment) {
         ++it;
         if (c->busy) continue;
         c->busy = true;
-        worker_.submit([c] { c->lib->dereg_mr(c->region); },
-                       [c] {
-                           c->region = nullptr;
-                           c->busy = false;
-                       });
+        worker_.submit(
+            [c] {
+                c->lib->dereg_mr(c->region);
+                c->region = nullptr;
+            },
+            [c] { c->busy = false; });
     }
     return gone;
 }
