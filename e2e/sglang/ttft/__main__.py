@@ -24,8 +24,9 @@ from world import BACKENDS, KV_BYTES, World
 PAGE = 16
 # Mbit/s: with the model's KV a computed history takes some four times as long as one that Mooncake brings over a rail.
 RAILS = (1400, 1400, 700, 175)
-FULL = load.Shape(clients=6, turns=4, first=1536, more=64)
-QUICK = load.Shape(clients=4, turns=2, first=1024, more=64)
+# So many clients that a history has left the server's own caches when its next turn comes.
+FULL = load.Shape(clients=8, turns=4, first=1536, more=64)
+QUICK = load.Shape(clients=6, turns=2, first=1024, more=64)
 MOST_WAIT_S = 60.0
 PAIR = ("mooncake", "tent")
 
