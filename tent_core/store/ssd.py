@@ -28,6 +28,7 @@ _BLOCK = 4096
 _BATCH = 64
 _RETIRED = 256  # records in one directory operation
 _TEND_S = 1.0
+_TRIES = 3  # to have a page in memory for long enough to copy it
 _SHARE = 8  # of the memory so much is filled from disk at a time
 _MOST_BYTES = 64 << 20
 
@@ -142,11 +143,16 @@ class Ssd:
             before = int(ends[start - 1]) if start else 0
             end = max(start + 1, int(np.searchsorted(ends, before + self._chunk, side="right")))
             rows = there[start:end]
-            status[rows] = self.stage(np.ascontiguousarray(batch.digests[rows]), deadline.left)
-            up = rows[status[rows] == PageStatus.HIT]
-            if len(up):
+            for _ in range(_TRIES):
+                status[rows] = self.stage(np.ascontiguousarray(batch.digests[rows]), deadline.left)
+                up = rows[status[rows] == PageStatus.HIT]
+                if not len(up):
+                    break
                 some = batch.rows(up)
                 status[up] = self._context.native.get(some.digests, some.addresses, some.lengths, check)
+                rows = up[status[up] == PageStatus.ABSENT]  # upkeep took them away again in between
+                if not len(rows) or deadline.passed:
+                    break
             start = end
         self._context.wake.set()  # their records are to lead to memory
         return status

@@ -39,6 +39,7 @@ def test_pages_that_left_memory_come_back_from_the_disk(open_store: Open, tmp_pa
     for group in groups:
         assert all_are(owner.get(group), PageStatus.HIT)
         assert owner.verify(group)
+        owner.keep_up()  # what is brought up sends others to the disk
     assert owner.disk["read"] > 0 and owner.disk["io"] == ("io_uring" if io == "uring" else "threads")
 
 
@@ -53,6 +54,7 @@ def test_readers_on_other_nodes_get_them_too(open_store: Open, tmp_path: Path) -
         assert all_are(reader.exists(group), PageStatus.HIT)
         assert all_are(reader.get(group), PageStatus.HIT)
         assert reader.verify(group)
+        owner.keep_up()
 
 
 def test_a_restart_finds_them_again(open_store: Open, tmp_path: Path) -> None:
@@ -69,6 +71,7 @@ def test_a_restart_finds_them_again(open_store: Open, tmp_path: Path) -> None:
         assert reader.verify(group)
         assert all_are(again.get(group), PageStatus.HIT)
         assert again.verify(group)
+        again.keep_up()
 
 
 def test_a_node_that_left_is_back_with_its_pages(open_store: Open, server: Server, tmp_path: Path) -> None:
