@@ -196,7 +196,8 @@ def test_invariant_2_what_failed_because_every_rail_was_lost_never_lands(
     bed: Testbed, op: str, how: str
 ) -> None:
     """The deadline passes, the buffer is used for something else, the rails return with what they held up."""
-    settings = {"engine.session_lease_ms": 1_000, "engine.deadline_ms": 500}
+    # A lease that outlasts mending: a read is released at once, and finds its session alive.
+    settings = {"engine.session_lease_ms": 4_000, "engine.deadline_ms": 500}
     pair = Pair(bed, _OUTAGE, op, **settings)
     try:
         pair.said("ready")
